@@ -1,0 +1,159 @@
+"""Who may call: API keys with their scopes, hashed at rest. Knows nothing of HTTP; this module alone writes `api_keys`.
+
+A key reads `aob_live_<id>_<secret><crc>`: the id finds the row, the secret (256 random bits) proves the caller,
+the CRC-32 tells a typing error without asking the database. The secret is random and long, so a plain SHA-256
+is the right hash: there is nothing to guess.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import uuid
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orders_backup.errors import (
+    InvalidRequestError,
+    MissingScopeError,
+    NotAuthenticatedError,
+    NotFoundError,
+)
+from orders_backup.tables import api_keys
+
+SCOPES = (
+    "accounts:read",
+    "accounts:write",
+    "sync",
+    "orders:read",
+    "exports",
+    "webhooks",
+    "backups",
+    "admin",
+)
+"""Every right a key can have; none implies another."""
+
+USED_AGAIN_AFTER = timedelta(minutes=1)
+"""`last_used_at` is written at most this often."""
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_KEY = re.compile(r"(aob_live_([0-9A-Za-z]{12})_([0-9A-Za-z]{43}))([0-9A-Za-z]{6})")
+_NOBODY = hashlib.sha256(b"").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `user_id` None: the key sees every user."""
+
+    key_id: str
+    scopes: frozenset[str]
+    user_id: uuid.UUID | None
+
+    def require(self, scope: str) -> None:
+        """Raises MissingScopeError naming the scope."""
+        if scope not in self.scopes:
+            raise MissingScopeError(f"This needs the scope {scope}; the key has {', '.join(sorted(self.scopes))}.")
+
+    def require_user(self, user_id: uuid.UUID) -> None:
+        """Raises MissingScopeError where the key is bound to another user."""
+        if self.user_id not in {None, user_id}:
+            raise MissingScopeError("This key is bound to another user; use a key of that user, or an unbound one.")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is listed; its secret was shown once, when it was made."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    user_id: uuid.UUID | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+def create_key(
+    tx: Connection,
+    *,
+    name: str,
+    scopes: Collection[str],
+    user_id: uuid.UUID | None = None,
+    expires_at: datetime | None = None,
+) -> str:
+    """A new key, whole: it can be shown now and never again. Raises InvalidRequestError."""
+    if not name.strip() or len(name) > 200 or "\x00" in name:
+        raise InvalidRequestError("A key needs a name of 1 to 200 characters that says who uses it.")
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise InvalidRequestError(
+            f"{', '.join(unknown) or 'No scope'} cannot be given; choose among {', '.join(SCOPES)}."
+        )
+    key_id, secret = _text(secrets.randbits(71), 12), _text(secrets.randbits(256), 43)
+    values = {
+        "id": key_id,
+        "name": name.strip(),
+        "secret_sha256": hashlib.sha256(secret.encode()).digest(),
+        "scopes": sorted(set(scopes)),
+        "user_id": user_id,
+        "expires_at": expires_at,
+    }
+    tx.execute(sa.insert(api_keys).values(values))
+    body = f"aob_live_{key_id}_{secret}"
+    return body + _checksum(body)
+
+
+def list_keys(tx: Connection) -> list[Key]:
+    """Every key that was ever made, oldest first."""
+    columns = [api_keys.c[name] for name in Key.__dataclass_fields__]
+    rows = tx.execute(sa.select(*columns).order_by(api_keys.c.created_at, api_keys.c.id))
+    return [Key(**row) for row in rows.mappings()]
+
+
+def revoke_key(tx: Connection, key_id: str) -> None:
+    """The key is refused from now on; revoking it again changes nothing. Raises NotFoundError."""
+    revoked_at = sa.func.coalesce(api_keys.c.revoked_at, sa.func.clock_timestamp())
+    found = tx.execute(sa.update(api_keys).values(revoked_at=revoked_at).where(api_keys.c.id == key_id))
+    if found.rowcount != 1:
+        raise NotFoundError(f"There is no API key {key_id!r}.")
+
+
+def authenticate(tx: Connection, presented: str, *, now: datetime) -> Caller:
+    """The caller behind a presented key. Raises NotAuthenticatedError.
+
+    An unknown id is compared with a hash that nothing has, so that it costs what a wrong secret costs.
+    """
+    match = _KEY.fullmatch(presented)
+    if match is None or not hmac.compare_digest(_checksum(match[1]), match[4]):
+        raise NotAuthenticatedError("This is not an API key: it is incomplete or mistyped. Copy it again, whole.")
+    row = tx.execute(sa.select(api_keys).where(api_keys.c.id == match[2])).one_or_none()
+    known = _NOBODY if row is None else row.secret_sha256
+    is_right = hmac.compare_digest(hashlib.sha256(match[3].encode()).digest(), known)
+    if row is None or not is_right:
+        raise NotAuthenticatedError("This API key is unknown.")
+    if row.revoked_at is not None:
+        raise NotAuthenticatedError("This API key was revoked.")
+    if row.expires_at is not None and row.expires_at <= now:
+        raise NotAuthenticatedError(f"This API key expired at {row.expires_at.astimezone(UTC).isoformat()}.")
+    if row.last_used_at is None or row.last_used_at <= now - USED_AGAIN_AFTER:
+        tx.execute(sa.update(api_keys).values(last_used_at=now).where(api_keys.c.id == row.id))
+    return Caller(row.id, frozenset(row.scopes), row.user_id)
+
+
+def _checksum(body: str) -> str:
+    return _text(zlib.crc32(body.encode()), 6)
+
+
+def _text(number: int, length: int) -> str:
+    """A number in base 62, padded."""
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

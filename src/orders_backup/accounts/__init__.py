@@ -1,0 +1,1 @@
+"""Sellers' accounts: connecting them, keeping their tokens alive, and speaking to Allegro in their name."""

@@ -1,0 +1,143 @@
+"""Allegro's authorization server: device flow (RFC 8628) and refresh, by form-encoded bodies only.
+
+Error texts are never kept: `invalid_grant` echoes the whole refresh token.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from orders_backup.allegro.client import check
+from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, TokenRefusedError
+
+T = TypeVar("T")
+
+DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+MIN_INTERVAL_SECONDS = 5.0
+"""Used where Allegro names no interval (RFC 8628, 3.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """A device authorization to be confirmed by the seller. Times in seconds from now."""
+
+    device_code: str = field(repr=False)
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in: float
+    interval: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An access token with its single-use refresh token. `expires_in`: seconds of the access token from now."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_in: float
+
+
+class _Device(msgspec.Struct):
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str | None = None
+    expires_in: float = 3600
+    interval: float = MIN_INTERVAL_SECONDS
+
+
+class _Token(msgspec.Struct):
+    access_token: str
+    refresh_token: str
+    expires_in: float = 43199
+
+
+class _OAuthError(msgspec.Struct):
+    error: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """A client of the authorization host with the application's own credentials."""
+
+    http: httpx.Client
+    client_id: str
+
+    def close(self) -> None:
+        self.http.close()
+
+
+def connect(
+    base_url: str,
+    client_id: str,
+    client_secret: str,
+    user_agent: str,
+    *,
+    transport: httpx.BaseTransport | None = None,
+) -> OAuth:
+    """Every call has one deadline of 12 s, well inside the 60 s in which a used refresh token still works."""
+    http = httpx.Client(
+        base_url=base_url,
+        auth=(client_id, client_secret),
+        headers={"Accept": "application/json", "User-Agent": user_agent},
+        timeout=12,
+        trust_env=False,
+        transport=transport,
+    )
+    return OAuth(http, client_id)
+
+
+def authorize_device(oauth: OAuth) -> Authorization:
+    """Starts a device flow. Raises TokenRefusedError where the application is unknown or not of the device type."""
+    device = _post(oauth, "/auth/oauth/device", {"client_id": oauth.client_id}, _Device)
+    return Authorization(
+        device_code=device.device_code,
+        user_code=device.user_code,
+        verification_uri=device.verification_uri,
+        verification_uri_complete=device.verification_uri_complete or device.verification_uri,
+        expires_in=device.expires_in,
+        interval=device.interval,
+    )
+
+
+def redeem_device_code(oauth: OAuth, device_code: str) -> Pair:
+    """The first pair. Raises TokenRefusedError(error): authorization_pending and slow_down mean ask again later."""
+    return _token(oauth, {"grant_type": DEVICE_GRANT, "device_code": device_code})
+
+
+def refresh(oauth: OAuth, refresh_token: str) -> Pair:
+    """A new pair for a single-use refresh token. Raises TokenRefusedError('invalid_grant') where it is dead."""
+    return _token(oauth, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+
+def _token(oauth: OAuth, form: dict[str, str]) -> Pair:
+    token = _post(oauth, "/auth/oauth/token", form, _Token)
+    return Pair(token.access_token, token.refresh_token, token.expires_in)
+
+
+def _post(oauth: OAuth, path: str, form: dict[str, str], shape: type[T]) -> T:
+    try:
+        answer = oauth.http.post(path, data=form)
+    except httpx.HTTPError as error:
+        raise AllegroUnavailableError(
+            f"Allegro's authorization server did not answer: {type(error).__name__}."
+        ) from None
+    if answer.status_code in {400, 401}:
+        raise TokenRefusedError(_error_code(answer.content), http_status=answer.status_code)
+    check(answer)
+    try:
+        return msgspec.json.decode(answer.content, type=shape, strict=False)
+    except (msgspec.MsgspecError, UnicodeError):
+        raise AllegroAnswerError("The authorization server's answer is not the JSON it should be.") from None
+
+
+def _error_code(body: bytes) -> str:
+    """The OAuth error code, cut to what a code can be, so that an echoed token never travels on."""
+    try:
+        code = msgspec.json.decode(body, type=_OAuthError).error
+    except (msgspec.MsgspecError, UnicodeError):
+        return "unknown"
+    return code[:64] if code.isascii() else "unknown"

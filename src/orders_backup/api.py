@@ -1,0 +1,213 @@
+"""The HTTP application: routers, health, a trace id and a log line per request. Routes stand in their rooms."""
+
+import argparse
+import secrets
+import signal
+import socket
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from kombu.connection import Connection as Broker
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orders_backup import db as database
+from orders_backup import log, problems, rest, settings
+from orders_backup import runtime as runtimes
+from orders_backup.accounts import http as accounts
+from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.orders import http as orders
+from orders_backup.runtime import Runtime
+from orders_backup.sync import http as sync
+
+MAX_BODY_BYTES = 1024 * 1024
+BROKER_TIMEOUT = 2.0
+"""Seconds that /readyz waits for the broker."""
+
+_log = structlog.get_logger()
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The whole HTTP interface over a runtime that somebody else closes."""
+    app = FastAPI(
+        title="Allegro Orders Backup",
+        version="1",
+        description="Every Allegro order and every version of it, byte for byte. Errors are RFC 9457 problems.",
+        redirect_slashes=False,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.runtime = runtime
+    app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(Observed)
+    problems.install(app)
+    for room in (accounts, sync, orders):
+        app.include_router(room.router)
+    app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
+    app.add_api_route("/readyz", readyz, tags=["health"], responses={200: {"model": dict[str, str]}})
+    return app
+
+
+def healthz() -> Response:
+    """The process lives."""
+    return rest.answer({"status": "alive"})
+
+
+def readyz(request: Request) -> Response:
+    """Database, migrations and broker answer; 503 says which does not."""
+    runtime = rest.runtime(request)
+    parts = {"database": "ok", "migrations": "ok", "broker": _broker(runtime.settings.broker_url)}
+    try:
+        with database.transaction(runtime.db) as tx:
+            if not database.is_migrated(tx):
+                parts["migrations"] = "the schema is not at this program's revision; run `orders-backup migrate`"
+    except DatabaseUnavailableError:
+        parts["database"], parts["migrations"] = "does not answer", "unknown"
+    failing = [name for name, state in parts.items() if state != "ok"]
+    if not failing:
+        return rest.answer({"status": "ready", **parts})
+    detail = "; ".join(f"{name}: {parts[name]}" for name in failing) + "."
+    return problems.render(request, 503, "not_ready", "Not ready", detail, headers={"Retry-After": "5"}, parts=parts)
+
+
+def _broker(url: str) -> str:
+    """`ok`, or in a few words what is wrong with the message broker."""
+    if not url:
+        return "BROKER_URL is not set"
+    options = {"socket_connect_timeout": BROKER_TIMEOUT, "socket_timeout": BROKER_TIMEOUT}
+    is_redis = url.startswith("redis")
+    with Broker(url, connect_timeout=BROKER_TIMEOUT, transport_options=options if is_redis else {}) as broker:  # type: ignore[no-untyped-call]
+        try:
+            broker.channel().close()
+        except (*broker.connection_errors, *broker.channel_errors, OSError):
+            return "does not answer"
+    return "ok"
+
+
+class Observed:
+    """Around every request: a trace id, a limit on the body, one log line, and no failure that escapes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        trace_id, started_at = secrets.token_hex(8), time.perf_counter()
+        scope.setdefault("state", {})["trace_id"] = trace_id
+        seen: dict[str, int] = {"in": 0, "out": 0}
+
+        async def receive_limited() -> Message:
+            message = await receive()
+            seen["in"] += len(message.get("body", b""))
+            if seen["in"] > MAX_BODY_BYTES:
+                raise HTTPException(413, f"A request may hold {MAX_BODY_BYTES} bytes at most.")
+            return message
+
+        async def send_observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                _label(message, trace_id)
+            seen["out"] += len(message.get("body", b""))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(trace_id=trace_id):
+            try:
+                await self.app(scope, receive_limited, send_observed)
+            except Exception as error:
+                _log.error("request_failed", error=type(error).__name__, where=_where(error))
+                if "status" in seen:
+                    raise
+                await problems.unexpected(Request(scope))(scope, receive, send_observed)
+            finally:
+                _report(scope, seen, time.perf_counter() - started_at)
+
+
+def _label(message: Message, trace_id: str) -> None:
+    headers = MutableHeaders(scope=message)
+    headers["trace-id"] = trace_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
+
+
+def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: float) -> None:
+    """One line, of which no field can hold a query, a body or a key."""
+    _log.info(
+        "request_finished",
+        method=scope["method"],
+        route=getattr(scope.get("route"), "path", None),
+        status=seen.get("status"),
+        duration_ms=round(seconds * 1000, 1),
+        bytes=seen["out"],
+        key_id=scope["state"].get("key_id"),
+        account_id=_account_id(scope),
+    )
+
+
+def _account_id(scope: MutableMapping[str, Any]) -> str | None:
+    try:
+        return str(uuid.UUID(scope.get("path_params", {}).get("account_id", "")))
+    except (ValueError, AttributeError):
+        return None
+
+
+def _where(error: Exception) -> list[str]:
+    """The innermost frames. Messages are left out: those of the database may quote a buyer's data."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m orders_backup.api`: serves until SIGTERM or SIGINT; 1 where it cannot start."""
+    parser = argparse.ArgumentParser(prog="orders_backup.api", description="The REST API of Allegro Orders Backup.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
+    parser.add_argument("--data-dir", type=Path, default=None, help="where `orders-backup up` keeps its data")
+    given = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        configured = settings.load(data_dir=given.data_dir)
+        log.configure(log_format=configured.log_format, level=configured.log_level)
+        runtime = runtimes.build(configured)
+    except OrdersBackupError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
+        return 1
+    try:
+        return _serve(runtime, given.host, given.port)
+    finally:
+        runtime.close()
+
+
+def _serve(runtime: Runtime, host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "no such port"
+        print(f"Cannot listen on {host}:{port}: {reason}. Choose another --port.", file=sys.stderr)  # noqa: T201
+        return 1
+    _log.info("api_started", host=host, port=listener.getsockname()[1])
+    config = uvicorn.Config(
+        create_app(runtime), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=15
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """Uvicorn finishes the requests that run, then raises the signal again, and so ends here."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""PostgreSQL: the engine, transactions as `with` blocks, and its failures in our words. No query stands here."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Engine
+
+from orders_backup.errors import DatabaseUnavailableError
+
+DRIVER = "postgresql+psycopg"
+
+_AWAY = (
+    exc.OperationalError,
+    exc.TimeoutError,
+    exc.InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+
+
+def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-backup") -> Engine:
+    """An engine on psycopg 3. Statements end after 60 s and waits for a lock after 10 s, so nothing hangs for ever."""
+    scheme, _, rest = url.partition("://")
+    driver = DRIVER if scheme in {"postgres", "postgresql"} else scheme
+    return sa.create_engine(
+        f"{driver}://{rest}",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC -c statement_timeout=60s -c lock_timeout=10s"
+            " -c idle_in_transaction_session_timeout=60s",
+        },
+    )
+
+
+@contextmanager
+def transaction(db: Engine) -> Iterator[Connection]:
+    """One transaction: commits at the end of the block, rolls back on any exception.
+
+    Raises DatabaseUnavailableError where PostgreSQL is away; a COMMIT whose answer was lost raises it too,
+    so callers must be able to do the whole block again.
+    """
+    try:
+        with db.begin() as tx:
+            yield tx
+    except _AWAY as error:
+        raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
+        raise
+
+
+@contextmanager
+def snapshot(db: Engine) -> Iterator[Connection]:
+    """A read-only transaction that sees one moment of the whole database."""
+    with transaction(db) as tx:
+        tx.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        yield tx
+
+
+def migrate(db: Engine) -> None:
+    """Brings the schema to the newest revision; several at once wait for each other and do it once."""
+    with transaction(db) as tx:
+        tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('orders-backup migrations'))"))
+        config = _alembic()
+        config.attributes["connection"] = tx
+        command.upgrade(config, "head")
+
+
+def is_migrated(tx: Connection) -> bool:
+    """Whether the schema is at the newest revision this program knows."""
+    return (
+        MigrationContext.configure(tx).get_current_revision()
+        == ScriptDirectory.from_config(_alembic()).get_current_head()
+    )
+
+
+def _alembic() -> Config:
+    """Migrations lie beside the package when installed from a wheel, and at the top of a checkout."""
+    here = Path(__file__).parent
+    folder = here / "_migrations"
+    config = Config()
+    config.set_main_option("script_location", str(folder if folder.is_dir() else here.parents[1] / "migrations"))
+    return config
+
+
+class Clock:
+    """The database's clock carried on by this machine's monotonic one, so that no worker's wall clock matters."""
+
+    def __init__(self) -> None:
+        self._base = datetime.now(UTC)
+        self._since = time.monotonic()
+
+    def set(self, now: datetime) -> None:
+        """`now` as the database just told it."""
+        self._base, self._since = now, time.monotonic()
+
+    def now(self) -> datetime:
+        return self._base + timedelta(seconds=time.monotonic() - self._since)
+
+
+def clock(tx: Connection) -> datetime:
+    """The database's clock, the one that all workers share."""
+    now: datetime = tx.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return now.astimezone(UTC)
+
+
+def _first_line(error: Exception) -> str:
+    """The driver's own sentence, without the statement and its parameters (they may hold buyers' data)."""
+    return str(getattr(error, "orig", error)).splitlines()[0]

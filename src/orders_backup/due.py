@@ -1,0 +1,120 @@
+"""Work that is due: ring, claim, renew, settle – the SQL of the claimable columns, for every table that has them.
+
+PostgreSQL holds the work; a message only says "look". A claim is a lease with a generation: whoever claims
+later gets a higher one, and `fence` makes the earlier holder's transaction fail before it writes anything.
+Times are the database's clock throughout.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orders_backup.errors import LeaseLostError
+
+RING_AGAIN_AFTER = timedelta(seconds=20)
+"""A message that nobody acted on is sent again after this long."""
+
+Key = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to do one piece of work. `now` is the database's clock at the claim."""
+
+    table: sa.Table
+    key: Key
+    generation: int
+    now: datetime
+    failures: int
+
+
+def ring(tx: Connection, table: sa.Table, *, limit: int = 200) -> list[Key]:
+    """The keys of work that is due, unclaimed and not yet told to anyone; they count as told from now on."""
+    now = sa.func.clock_timestamp()
+    keys = list(table.primary_key.columns)
+    due = (
+        sa.select(*keys)
+        .where(
+            table.c.due_at <= now,
+            sa.or_(table.c.leased_until.is_(None), table.c.leased_until < now),
+            sa.or_(table.c.rung_at.is_(None), table.c.rung_at < now - RING_AGAIN_AFTER),
+        )
+        .order_by(table.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    statement = (
+        sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
+    )
+    return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
+
+
+def claim(tx: Connection, table: sa.Table, key: Key, *, lease: timedelta) -> Lease | None:
+    """Takes the work if it is due and nobody holds it; None otherwise, which is the end of a doubled message."""
+    now = sa.func.clock_timestamp()
+    statement = (
+        sa.update(table)
+        .values(leased_until=now + lease, lease_generation=table.c.lease_generation + 1)
+        .where(
+            *_is(table, key),
+            table.c.due_at <= now,
+            sa.or_(table.c.leased_until.is_(None), table.c.leased_until < now),
+        )
+        .returning(table.c.lease_generation, table.c.failures, now)
+    )
+    row = tx.execute(statement).one_or_none()
+    if row is None:
+        return None
+    return Lease(table, key, row[0], row[2].astimezone(UTC), row[1])
+
+
+def fence(tx: Connection, lease: Lease, *, extend: timedelta) -> None:
+    """First statement of every transaction of a claimed job: still ours, and ours for `extend` longer.
+
+    Raises LeaseLostError where someone else claimed the work meanwhile; the row stays locked until the commit.
+    """
+    now = sa.func.clock_timestamp()
+    statement = (
+        sa.update(lease.table)
+        .values(leased_until=now + extend)
+        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)
+    )
+    if tx.execute(statement).rowcount != 1:
+        raise LeaseLostError("Another worker took over this work.")
+
+
+def settle(
+    tx: Connection,
+    lease: Lease,
+    *,
+    due_at: datetime | None,
+    failures: int = 0,
+    last_error: str | None = None,
+    **values: Any,
+) -> None:
+    """Gives the work back with the moment it is due next; None: nothing more to do. Raises LeaseLostError."""
+    statement = (
+        sa.update(lease.table)
+        .values(due_at=due_at, rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
+        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)
+    )
+    if tx.execute(statement).rowcount != 1:
+        raise LeaseLostError("Another worker took over this work.")
+
+
+def make_due(tx: Connection, table: sa.Table, key: Key) -> None:
+    """Due now, whatever it was. A job that is running decides itself, when it settles, when it is due next."""
+    now = sa.func.clock_timestamp()
+    tx.execute(
+        sa.update(table)
+        .values(due_at=sa.func.least(sa.func.coalesce(table.c.due_at, now), now), rung_at=None)
+        .where(*_is(table, key))
+    )
+
+
+def _is(table: sa.Table, key: Key) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in key.items()]

@@ -1,0 +1,1 @@
+"""The archive: every version of every order, byte for byte, and what can be asked of it."""

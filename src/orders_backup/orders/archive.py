@@ -1,0 +1,414 @@
+"""The only writer of the archive: orders, versions, changes, events; always inside the caller's transaction.
+
+Whatever is recorded twice, late or in any order ends the same: heads are compared under a lock of the account,
+same bytes make no version, and an older reading never overwrites a newer one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection
+
+from orders_backup.allegro.wire import Event
+from orders_backup.codec import Codec
+from orders_backup.orders import changes
+from orders_backup.orders.changes import Head, Kept, Reading, Unreadable, Verdict
+from orders_backup.orders.projection import project
+from orders_backup.tables import order_changes, order_events, order_versions, orders, unreadable_orders
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """How many of the readings were what; their sum is the number of readings.
+
+    `maybe_superseded`: orders that share a line item with a newly stored one, to be read again.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    set_aside: int = 0
+    maybe_superseded: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A version to be stored. `is_head`: it becomes the newest; `kinds`: what changed with it."""
+
+    reading: Reading
+    version: int
+    is_head: bool
+    kinds: list[str]
+
+
+def record(
+    tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading | Unreadable], *, cause: str
+) -> Recorded:
+    """Stores what is new in these readings of one account. `cause` is what made us read."""
+    _lock(tx, account_id)
+    unreadable = [one for one in readings if isinstance(one, Unreadable)]
+    _keep_unreadable(tx, account_id, unreadable)
+    total = Recorded(set_aside=len(unreadable))
+    for batch in _batches(one for one in readings if isinstance(one, Reading)):
+        part = _record_distinct(tx, codec, account_id, batch, cause=cause)
+        total = Recorded(
+            inserted=total.inserted + part.inserted,
+            updated=total.updated + part.updated,
+            unchanged=total.unchanged + part.unchanged,
+            set_aside=total.set_aside,
+            maybe_superseded=total.maybe_superseded + part.maybe_superseded,
+        )
+    return total
+
+
+def record_events(tx: Connection, codec: Codec, account_id: UUID, events: Sequence[Event]) -> list[Event]:
+    """Stores journal events, each once by its id, and gives back those that were not known before."""
+    _lock(tx, account_id)
+    by_id = {event.event_id: event for event in events}
+    table = order_events.c
+    known = set(
+        tx.execute(
+            sa.select(table.event_id).where(table.account_id == account_id, table.event_id.in_(list(by_id)))
+        ).scalars()
+    )
+    new = [event for event_id, event in by_id.items() if event_id not in known]
+    columns = ("account_id", "event_id", "order_id", "event_type", "occurred_at", "dictionary_id", "event_data")
+    _copy(
+        tx,
+        order_events,
+        columns,
+        ((account_id, e.event_id, e.order_id, e.event_type, e.occurred_at, *codec.compress(e.body)) for e in new),
+    )
+    return new
+
+
+def events_processed(tx: Connection, account_id: UUID, order_ids: Sequence[str]) -> None:
+    """Marks the stored events of these orders, whose debts were just paid, as followed by a reading."""
+    table = order_events.c
+    tx.execute(
+        sa.update(order_events)
+        .values(processed_at=sa.func.clock_timestamp())
+        .where(
+            table.account_id == account_id,
+            table.order_id.in_(order_ids),
+            table.processed_at.is_(None),
+        )
+    )
+
+
+def gone(
+    tx: Connection,
+    account_id: UUID,
+    order_id: str,
+    *,
+    line_item_ids: Sequence[str],
+    buyer_login: str | None,
+    now: datetime,
+) -> str | None:
+    """Allegro answered 404: the data stay; the form that took over its line items, if we hold one, is named.
+
+    Returns that form's id. The line items and login of an event serve where the order itself was never read.
+    """
+    _lock(tx, account_id)
+    head = orders.c
+    mine = (head.account_id == account_id) & (head.order_id == order_id)
+    tx.execute(sa.update(orders).values(gone_at=sa.func.coalesce(head.gone_at, now)).where(mine))
+    successor: str | None = tx.execute(
+        _SUCCESSOR,
+        {"account": account_id, "order": order_id, "items": list(line_item_ids), "login": buyer_login},
+    ).scalar_one_or_none()
+    if successor is not None:
+        _supersede(tx, account_id, order_id, successor)
+    return successor
+
+
+_SUCCESSOR = sa.text("""
+    WITH old AS (
+        SELECT coalesce(max(buyer_login), :login) AS login,
+               coalesce(array_agg(item #>> '{}') FILTER (WHERE item IS NOT NULL), '{}')
+               || CAST(:items AS text[]) AS items
+          FROM orders LEFT JOIN LATERAL jsonb_path_query(order_data, '$.lineItems[*].id') AS item ON true
+         WHERE account_id = :account AND order_id = :order
+    )
+    SELECT o.order_id
+      FROM old JOIN orders o ON o.account_id = :account AND o.buyer_login = old.login
+     WHERE o.order_id <> :order AND o.gone_at IS NULL
+       AND EXISTS (SELECT FROM jsonb_path_query(o.order_data, '$.lineItems[*].id') AS item
+                    WHERE item #>> '{}' = ANY (old.items))
+     ORDER BY o.ordered_at DESC, o.order_id DESC
+     LIMIT 1
+""")
+
+_SHARING_LINE_ITEMS = sa.text("""
+    SELECT DISTINCT o.order_id AS old_id, o.gone_at IS NOT NULL AS is_gone, n.order_id AS new_id
+      FROM orders n
+      JOIN orders o ON o.account_id = n.account_id AND o.buyer_login = n.buyer_login
+     WHERE n.account_id = :account AND n.order_id = ANY (:new) AND o.order_id <> n.order_id
+       AND o.superseded_by IS NULL
+       AND EXISTS (SELECT FROM jsonb_path_query(o.order_data, '$.lineItems[*].id') AS theirs,
+                               jsonb_path_query(n.order_data, '$.lineItems[*].id') AS ours
+                    WHERE theirs = ours)
+""")
+
+
+def _record_distinct(
+    tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading], *, cause: str
+) -> Recorded:
+    """Readings of different orders: decide each against its head, then write all of a kind at once."""
+    heads = _heads(tx, account_id, [reading.facts.order_id for reading in readings])
+    verdicts = [(reading, changes.judge(heads.get(reading.facts.order_id), reading)) for reading in readings]
+    new = [_Row(reading, 1, True, ["order.created"]) for reading, verdict in verdicts if verdict is Verdict.NEW]
+    changed = [
+        _changed(tx, codec, account_id, heads[reading.facts.order_id], reading)
+        for reading, verdict in verdicts
+        if verdict is Verdict.CHANGED
+    ]
+    late = [
+        _Row(reading, heads[reading.facts.order_id].versions + 1, False, [changes.OTHER])
+        for reading, verdict in verdicts
+        if verdict is Verdict.LATE and changes.late_is_news(_kept(tx, account_id, reading.facts.order_id), reading)
+    ]
+    _insert_heads(tx, account_id, new)
+    _update_heads(tx, account_id, [*changed, *late])
+    rows = [*new, *changed, *late]
+    _insert_versions(tx, codec, account_id, rows)
+    _insert_changes(tx, account_id, rows, cause=cause)
+    _confirm(tx, account_id, [reading for reading, verdict in verdicts if verdict is Verdict.SAME])
+    return Recorded(
+        inserted=len(new),
+        updated=len(changed) + len(late),
+        unchanged=len(readings) - len(rows),
+        maybe_superseded=_link_merged(tx, account_id, new) if cause != "backfill" else [],
+    )
+
+
+def _heads(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:
+    table = orders.c
+    query = sa.select(table.order_id, table.version, table.sha256, table.read_at, table.versions).where(
+        table.account_id == account_id, table.order_id.in_(order_ids)
+    )
+    return {row[0]: Head(row[1], row[2], row[3], row[4]) for row in tx.execute(query)}
+
+
+def _changed(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> _Row:
+    before = _body(tx, codec, account_id, reading.facts.order_id, head.version)
+    return _Row(reading, head.versions + 1, True, changes.kinds(before, reading.body))
+
+
+def _body(tx: Connection, codec: Codec, account_id: UUID, order_id: str, version: int) -> bytes:
+    table = order_versions.c
+    query = sa.select(table.dictionary_id, table.body).where(
+        table.account_id == account_id, table.order_id == order_id, table.version == version
+    )
+    dictionary_id, body = tx.execute(query).one()
+    return codec.decompress(tx, dictionary_id, body)
+
+
+def _kept(tx: Connection, account_id: UUID, order_id: str) -> list[Kept]:
+    table = order_versions.c
+    query = sa.select(table.read_at, table.sha256).where(table.account_id == account_id, table.order_id == order_id)
+    return [Kept(row[0], row[1]) for row in tx.execute(query)]
+
+
+def _insert_heads(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> None:
+    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED)
+    values = [
+        (account_id, row.reading.facts.order_id, 1, 1, row.reading.sha256, row.reading.sent_at, *_shown(row.reading))
+        for row in rows
+    ]
+    _write_projected(tx, values, lambda some: _copy(tx, orders, columns, some))
+
+
+def _update_heads(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> None:
+    late = [(row.version, account_id, row.reading.facts.order_id) for row in rows if not row.is_head]
+    values: list[tuple[Any, ...]] = [
+        (
+            *(account_id, row.reading.facts.order_id, row.version, row.version),
+            *(row.reading.sha256, row.reading.sent_at, *_shown(row.reading)),
+        )
+        for row in rows
+        if row.is_head
+    ]
+    if late:
+        _cursor(tx).executemany("UPDATE orders SET versions = %s WHERE account_id = %s AND order_id = %s", late)
+    _write_projected(tx, values, lambda some: _cursor(tx).executemany(_UPDATE_HEAD, some))
+
+
+def _write_projected(
+    tx: Connection, rows: list[tuple[Any, ...]], write: Callable[[list[tuple[Any, ...]]], None]
+) -> None:
+    """All rows at once; where JSONB refuses one of them, one by one, and the refused ones without a projection."""
+    if not rows:
+        return
+    try:
+        with tx.begin_nested():
+            write(rows)
+    except _JSONB_REFUSES:
+        for row in rows:
+            write([row if _jsonb_takes(tx, row[-1]) else (*row[:-2], True, None)])
+
+
+_SHOWN = (
+    "status",
+    "fulfillment_status",
+    "buyer_login",
+    "marketplace",
+    "ordered_at",
+    "updated_at",
+    "total",
+    "currency",
+)
+
+
+_PROJECTED = ("projection_lossy", "order_data")
+
+_UPDATE_HEAD = f"""
+    UPDATE orders AS o
+       SET (version, versions, sha256, read_at, {", ".join((*_SHOWN, *_PROJECTED))}, gone_at, superseded_by)
+         = (n.version, n.versions, n.sha256, n.read_at,
+            {", ".join(f"n.{name}" for name in (*_SHOWN, *_PROJECTED))}, NULL, NULL)
+      FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
+                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
+                   %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
+                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency,
+                   %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
+     WHERE o.account_id = n.account_id AND o.order_id = n.order_id
+"""
+
+_JSONB_REFUSES = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+
+
+def _shown(reading: Reading) -> tuple[Any, ...]:
+    """The columns of _SHOWN, then projection_lossy and order_data as text."""
+    text, lossy = project(reading.body)
+    return (*(getattr(reading.facts, name) for name in _SHOWN), lossy, text)
+
+
+def _jsonb_takes(tx: Connection, text: str | None) -> bool:
+    """Whether PostgreSQL accepts this text as JSONB; it alone knows its own limits."""
+    if text is None:
+        return True
+    try:
+        with tx.begin_nested():
+            _cursor(tx).execute("SELECT %s::text::jsonb IS NULL", (text,))
+    except _JSONB_REFUSES:
+        return False
+    return True
+
+
+def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Sequence[_Row]) -> None:
+    columns = ("account_id", "order_id", "version", "read_at", "size", "sha256", "dictionary_id", "body")
+    _copy(
+        tx,
+        order_versions,
+        columns,
+        (
+            (
+                account_id,
+                row.reading.facts.order_id,
+                row.version,
+                row.reading.sent_at,
+                len(row.reading.body),
+                row.reading.sha256,
+                *codec.compress(row.reading.body),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _insert_changes(tx: Connection, account_id: UUID, rows: Sequence[_Row], *, cause: str) -> None:
+    columns = ("account_id", "order_id", "version", "kinds", "cause")
+    _copy(
+        tx,
+        order_changes,
+        columns,
+        ((account_id, row.reading.facts.order_id, row.version, row.kinds, cause) for row in rows),
+    )
+
+
+def _confirm(tx: Connection, account_id: UUID, readings: Sequence[Reading]) -> None:
+    """Unchanged orders: only when they were last seen so, by which a late reading is told from a new one."""
+    if not readings:
+        return
+    sent_at, table = readings[0].sent_at, orders.c
+    tx.execute(
+        sa.update(orders)
+        .values(read_at=sent_at, gone_at=None, superseded_by=None)
+        .where(
+            table.account_id == account_id,
+            table.order_id.in_([reading.facts.order_id for reading in readings]),
+            table.read_at < sent_at,
+        )
+    )
+
+
+def _link_merged(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> list[str]:
+    """A new order with another one's line items took its place: gone ones are linked, others named for reading."""
+    if not rows:
+        return []
+    new = [row.reading.facts.order_id for row in rows]
+    found = tx.execute(_SHARING_LINE_ITEMS, {"account": account_id, "new": new}).all()
+    for old_id, is_gone, new_id in found:
+        if is_gone:
+            _supersede(tx, account_id, old_id, new_id)
+    return [old_id for old_id, is_gone, _ in found if not is_gone]
+
+
+def _supersede(tx: Connection, account_id: UUID, order_id: str, successor: str) -> None:
+    head = orders.c
+    version = tx.execute(
+        sa.update(orders)
+        .values(superseded_by=successor)
+        .where(head.account_id == account_id, head.order_id == order_id, head.superseded_by.is_distinct_from(successor))
+        .returning(head.version)
+    ).scalar_one_or_none()
+    if version is not None:
+        row = {"account_id": account_id, "order_id": order_id, "version": version}
+        tx.execute(sa.insert(order_changes).values(**row, kinds=["order.superseded"], cause="merge"))
+
+
+def _keep_unreadable(tx: Connection, account_id: UUID, found: Sequence[Unreadable]) -> None:
+    for one in found:
+        row = {"account_id": account_id, "sha256": one.sha256, "read_at": one.sent_at, "body": one.body}
+        tx.execute(insert(unreadable_orders).values(row).on_conflict_do_nothing())
+
+
+def _lock(tx: Connection, account_id: UUID) -> None:
+    """One recorder an account at a time, until the end of the transaction: a head read is the head written."""
+    tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:account, 0))"), {"account": str(account_id)})
+
+
+def _batches(readings: Iterable[Reading]) -> list[list[Reading]]:
+    """The readings in order, split so that no batch has an order twice."""
+    batches: list[list[Reading]] = []
+    seen: dict[str, int] = {}
+    for reading in readings:
+        turn = seen.get(reading.facts.order_id, 0)
+        seen[reading.facts.order_id] = turn + 1
+        if turn == len(batches):
+            batches.append([])
+        batches[turn].append(reading)
+    return batches
+
+
+def _copy(tx: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY into a table: five times the speed of arrays, and the same rows."""
+    listed = list(rows)
+    if not listed:
+        return
+    with _cursor(tx) as cursor, cursor.copy(f"COPY {table.name} ({', '.join(columns)}) FROM STDIN") as copy:
+        for row in listed:
+            copy.write_row(row)
+
+
+def _cursor(tx: Connection) -> psycopg.Cursor[Any]:
+    connection = tx.connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)  # noqa: S101 – the engine is made in db.py with this driver
+    return connection.cursor()

@@ -1,0 +1,71 @@
+"""The SQL that reads the change feed. Nothing is written here.
+
+Why the cursor holds a transaction id: sequence numbers are taken before the commit, and transactions commit in
+any order. A transaction that took the numbers 1 to 10 may commit after another one's 11 to 20 were read, so a
+cursor of sequence numbers alone would pass over them, with or without a look at the snapshot. Rows are read in
+the order of (transaction id, number), and only from transactions below the horizon of the snapshot: all of
+those have ended, so nothing can appear before the cursor any more.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orders_backup.orders.shapes import Change
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Everything up to this transaction and number was read."""
+
+    xid: Count
+    seq: Count
+
+
+START = Position(0, 0)
+
+_HORIZON = sa.text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
+
+_CHANGES = sa.text(
+    """
+SELECT CAST(CAST(c.xid AS text) AS bigint) AS xid, c.seq, c.account_id, a.user_id, c.order_id, c.version, c.kinds,
+       c.cause, c.stored_at
+FROM order_changes c JOIN accounts a ON a.id = c.account_id
+WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid < CAST(CAST(:horizon AS text) AS xid8)
+  AND (CAST(:seen_by AS uuid) IS NULL OR a.user_id = :seen_by)
+  AND (CAST(:account_id AS uuid) IS NULL OR c.account_id = :account_id)
+ORDER BY c.xid, c.seq LIMIT :limit
+"""
+)
+
+
+def page(
+    tx: Connection, *, seen_by: uuid.UUID | None, account_id: uuid.UUID | None, after: Position, limit: int
+) -> tuple[list[Change], Position, bool]:
+    """Changes after the position, the position to go on from, and whether more are waiting there.
+
+    `tx` must be a snapshot (`db.snapshot`), so that the horizon is that of the rows. Once everything is read the
+    position moves up to the horizon, past what other callers' orders did, and so stays cheap to read from.
+    """
+    horizon = tx.execute(_HORIZON).scalar_one()
+    values = {
+        "xid": str(after.xid),
+        "seq": after.seq,
+        "horizon": str(horizon),
+        "seen_by": seen_by,
+        "account_id": account_id,
+        "limit": limit + 1,
+    }
+    rows = [dict(row) for row in tx.execute(_CHANGES, values).mappings()]
+    places = [Position(row.pop("xid"), row["seq"]) for row in rows]
+    changes = [Change(**row) for row in rows[:limit]]
+    if len(rows) > limit:
+        return changes, places[limit - 1], True
+    reached = places[-1] if places else after
+    return changes, max(reached, Position(horizon, 0), key=lambda place: (place.xid, place.seq)), False

@@ -1,0 +1,134 @@
+"""The SQL that reads one order's past for the API and the operator's page: versions and events. Nothing is written."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orders_backup.allegro import wire
+from orders_backup.codec import Codec
+from orders_backup.errors import NotFoundError
+from orders_backup.orders import queries
+from orders_backup.orders.queries import Id, Instant
+from orders_backup.orders.shapes import Event, Order, Version, VersionSummary, document
+from orders_backup.tables import order_events, order_versions
+
+
+@dataclass(frozen=True, slots=True)
+class EventPosition:
+    """The event after which a list goes on."""
+
+    stored_at: Instant
+    event_id: Id
+
+
+VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+_VERSION = [order_versions.c[name] for name in VersionSummary.__dataclass_fields__]
+_EVENT = [order_events.c[name] for name in Event.__dataclass_fields__ if not name.startswith("event_data")] + [
+    order_events.c.dictionary_id,
+    order_events.c.event_data,
+]
+
+
+def at(tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, moment: datetime) -> Order:
+    """The order as it was last read at or before `moment`. Raises NotFoundError where we did not have it yet.
+
+    Every field that Allegro's document tells comes from that version; `superseded_by` and `gone_at` are
+    today's knowledge about the order.
+    """
+    head = queries.get(tx, codec, account_id, order_id)
+    query = (
+        sa.select(order_versions)
+        .where(*_of(account_id, order_id), order_versions.c.read_at <= moment)
+        .order_by(order_versions.c.read_at.desc(), order_versions.c.version.desc())
+        .limit(1)
+    )
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError(f"The order {order_id} was first read after {moment.isoformat()}.")
+    body = codec.decompress(tx, row.dictionary_id, row.body)
+    facts, data = wire.order_facts(body), document(body)
+    return Order(
+        id=head.id,
+        account_id=head.account_id,
+        user_id=head.user_id,
+        status=facts.status if facts else None,
+        fulfillment_status=facts.fulfillment_status if facts else None,
+        ordered_at=facts.ordered_at if facts else None,
+        updated_at=facts.updated_at if facts else None,
+        total=facts.total if facts else None,
+        currency=facts.currency if facts else None,
+        buyer_login=facts.buyer_login if facts else None,
+        version=row.version,
+        superseded_by=head.superseded_by,
+        gone_at=head.gone_at,
+        order_data=data,
+        order_data_unreadable=data is None,
+    )
+
+
+def versions(
+    tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, *, after: int, limit: int, full: bool
+) -> tuple[list[Version] | list[VersionSummary], int | None]:
+    """Versions in the order they were stored, and the number to go on from; None: that was all."""
+    bodies = [order_versions.c.dictionary_id, order_versions.c.body] if full else []
+    query = sa.select(*_VERSION, *bodies).where(*_of(account_id, order_id), order_versions.c.version > after)
+    rows = [
+        {**row, "sha256": row["sha256"].hex()}
+        for row in tx.execute(query.order_by(order_versions.c.version).limit(limit + 1)).mappings()
+    ]
+    more = rows[limit - 1]["version"] if len(rows) > limit else None
+    if full:
+        return [_version(tx, codec, row)[0] for row in rows[:limit]], more
+    return [VersionSummary(**row) for row in rows[:limit]], more
+
+
+def version(tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, number: int) -> tuple[Version, bytes]:
+    """One version and its exact bytes. Raises NotFoundError."""
+    query = sa.select(*_VERSION, order_versions.c.dictionary_id, order_versions.c.body)
+    row = (
+        tx.execute(query.where(*_of(account_id, order_id), order_versions.c.version == number)).mappings().one_or_none()
+    )
+    if row is None:
+        raise NotFoundError(f"The order {order_id} has no version {number}.")
+    return _version(tx, codec, {**row, "sha256": row["sha256"].hex()})
+
+
+def events(
+    tx: Connection,
+    codec: Codec,
+    account_id: uuid.UUID,
+    order_id: str,
+    *,
+    after: EventPosition | None,
+    limit: int,
+) -> tuple[list[Event], EventPosition | None]:
+    """Our copy of Allegro's events about an order as they were stored, and the position to go on from."""
+    key = sa.tuple_(order_events.c.stored_at, order_events.c.event_id)
+    query = sa.select(*_EVENT).where(order_events.c.account_id == account_id, order_events.c.order_id == order_id)
+    if after is not None:
+        query = query.where(key > sa.tuple_(sa.literal(after.stored_at), sa.literal(after.event_id)))
+    query = query.order_by(order_events.c.stored_at, order_events.c.event_id).limit(limit + 1)
+    found = [_event(tx, codec, dict(row)) for row in tx.execute(query).mappings()]
+    last = found[limit - 1] if len(found) > limit else None
+    return found[:limit], EventPosition(last.stored_at, last.event_id) if last else None
+
+
+def _of(account_id: uuid.UUID, order_id: str) -> list[sa.ColumnElement[bool]]:
+    return [order_versions.c.account_id == account_id, order_versions.c.order_id == order_id]
+
+
+def _version(tx: Connection, codec: Codec, row: dict[str, Any]) -> tuple[Version, bytes]:
+    body = queries.opened(tx, codec, row, "body") or b""
+    data = document(body)
+    return Version(**row, order_data=data, order_data_unreadable=data is None), body
+
+
+def _event(tx: Connection, codec: Codec, row: dict[str, Any]) -> Event:
+    data = document(queries.opened(tx, codec, row, "event_data"))
+    return Event(**row, event_data=data, event_data_unreadable=data is None)

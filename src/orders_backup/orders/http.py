@@ -1,0 +1,184 @@
+"""The routes of orders: find them, read one at any moment, its versions and events, and the change feed."""
+
+import base64
+import uuid
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
+
+from orders_backup import db as database
+from orders_backup import rest
+from orders_backup.access import Caller
+from orders_backup.accounts import queries as accounts
+from orders_backup.orders import feed, history, queries, shapes
+from orders_backup.orders.queries import Filter
+
+router = APIRouter(prefix=rest.V1, tags=["orders"])
+
+Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
+OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]
+AccountId = Annotated[uuid.UUID | None, Query(description="Needed where several accounts hold the order.")]
+Fields = Literal["summary", "full"]
+OCTETS = "application/octet-stream"
+
+
+def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists them
+    caller: Reader,
+    user_id: uuid.UUID | None = None,
+    account_id: uuid.UUID | None = None,
+    status: rest.Word | None = None,
+    fulfillment_status: rest.Word | None = None,
+    buyer_login: rest.Word | None = None,
+    marketplace: rest.Word | None = None,
+    ordered_from: rest.Moment | None = None,
+    ordered_to: rest.Moment | None = None,
+    updated_from: rest.Moment | None = None,
+    updated_to: rest.Moment | None = None,
+    sort: queries.Sort = "-ordered_at",
+) -> Filter:
+    return Filter(
+        seen_by=caller.user_id,
+        user_id=user_id,
+        account_id=account_id,
+        status=status,
+        fulfillment_status=fulfillment_status,
+        buyer_login=buyer_login,
+        marketplace=marketplace,
+        ordered_from=ordered_from,
+        ordered_to=ordered_to,
+        updated_from=updated_from,
+        updated_to=updated_to,
+        sort=sort,
+    )
+
+
+@router.get("/orders", responses={200: {"model": shapes.OrderPage}})
+def list_orders(
+    *,
+    request: Request,
+    caller: Reader,
+    wanted: Annotated[Filter, Depends(_filter)],
+    fields: Fields = "full",
+    limit: rest.Limit = 100,
+    cursor: rest.CursorText = None,
+) -> Response:
+    """Orders with their newest documents. Times are half-open: from inclusive, to exclusive.
+
+    Orders that arrive or change while you page never repeat or hide another one; one whose sorting time moves
+    may show twice (`updated_at`) or not at all (`-updated_at`). To follow changes, use the change feed.
+    """
+    after = rest.position(cursor, queries.Position, query=wanted)
+    runtime = rest.runtime(request)
+    with database.snapshot(runtime.db) as tx:
+        if wanted.account_id is not None:
+            accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
+        items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
+    return rest.page(items, rest.cursor(more, query=wanted) if more else None)
+
+
+@router.get("/orders/{order_id}", responses={200: {"model": shapes.Order}})
+def show_order(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    account_id: AccountId = None,
+    at: Annotated[rest.Moment | None, Query(description="As it was last read at or before this moment.")] = None,
+) -> Response:
+    """One order, now or as we knew it at a moment of the past."""
+    runtime = rest.runtime(request)
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        if at is None:
+            return rest.answer(queries.get(tx, runtime.codec, holder, order_id))
+        return rest.answer(history.at(tx, runtime.codec, holder, order_id, at))
+
+
+@router.get("/orders/{order_id}/versions", responses={200: {"model": shapes.VersionPage}})
+def list_versions(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    account_id: AccountId = None,
+    fields: Fields = "summary",
+    limit: rest.Limit = 100,
+    cursor: rest.CursorText = None,
+) -> Response:
+    """Every version we ever read, in the order they were stored."""
+    runtime, query = rest.runtime(request), ("versions", order_id, account_id)
+    after = rest.position(cursor, history.VersionNumber, query=query) or 0
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        items, more = history.versions(
+            tx, runtime.codec, holder, order_id, after=after, limit=limit, full=fields == "full"
+        )
+    return rest.page(items, rest.cursor(more, query=query) if more else None)
+
+
+@router.get(
+    "/orders/{order_id}/versions/{number}",
+    responses={200: {"model": shapes.Version, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def show_version(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    number: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    account_id: AccountId = None,
+) -> Response:
+    """One version; with `Accept: application/octet-stream` its exact bytes and their SHA-256 in `Repr-Digest`."""
+    runtime = rest.runtime(request)
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        version, body = history.version(tx, runtime.codec, holder, order_id, number)
+    digest = base64.b64encode(bytes.fromhex(version.sha256)).decode()
+    if not rest.accepts(request, OCTETS):
+        return rest.answer(version, headers={"Vary": "Accept"})
+    headers = {"Repr-Digest": f"sha-256=:{digest}:", "Digest": f"SHA-256={digest}", "Vary": "Accept"}
+    return Response(body, media_type=OCTETS, headers=headers)
+
+
+@router.get("/orders/{order_id}/events", responses={200: {"model": shapes.EventPage}})
+def list_events(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    account_id: AccountId = None,
+    limit: rest.Limit = 100,
+    cursor: rest.CursorText = None,
+) -> Response:
+    """What Allegro's journal said about the order, in the order we stored it."""
+    runtime, query = rest.runtime(request), ("events", order_id, account_id)
+    after = rest.position(cursor, history.EventPosition, query=query)
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        items, more = history.events(tx, runtime.codec, holder, order_id, after=after, limit=limit)
+    return rest.page(items, rest.cursor(more, query=query) if more else None)
+
+
+@router.get("/changes", responses={200: {"model": shapes.ChangePage}})
+def list_changes(
+    *,
+    request: Request,
+    caller: Reader,
+    account_id: uuid.UUID | None = None,
+    limit: rest.Limit = 100,
+    cursor: rest.CursorText = None,
+) -> Response:
+    """Every change since the cursor, none missing and none twice. Without a cursor: from the beginning.
+
+    Keep `next_cursor` and ask again. Changes written at the same time come in any order; of two changes of one
+    order the one with the higher `version` is the newer.
+    """
+    query = ("changes", account_id)
+    after = rest.position(cursor, feed.Position, query=query) or feed.START
+    with database.snapshot(rest.runtime(request).db) as tx:
+        if account_id is not None:
+            accounts.require(tx, account_id, seen_by=caller.user_id)
+        items, reached, has_more = feed.page(
+            tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
+        )
+    return rest.answer(shapes.ChangePage(items, rest.cursor(reached, query=query), has_more))

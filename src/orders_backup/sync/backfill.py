@@ -1,0 +1,101 @@
+"""The listing job of one account: history first, then the full syncs and whatever was asked for, run by run."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy.engine import Row
+
+from orders_backup import db as database
+from orders_backup.budget import Priority
+from orders_backup.runtime import Runtime
+from orders_backup.sync import job as jobs
+from orders_backup.sync import plan, pull, reconcile, state, windows
+from orders_backup.sync.job import Job
+from orders_backup.sync.plan import Window
+
+log = structlog.get_logger()
+
+
+def work_on_listing(runtime: Runtime, account_id: UUID) -> None:
+    """Goes on with the account's backfill or full sync, if it is due. The backfill leaves the budget to all others."""
+    with database.transaction(runtime.db) as tx:
+        is_backfilled = state.has_succeeded(tx, account_id, "backfill")
+    priority = Priority.RECONCILE if is_backfilled else Priority.BACKFILL
+    jobs.work(runtime, account_id, "listing", priority=priority, body=_list)
+
+
+def _list(job: Job) -> datetime:
+    with database.transaction(job.runtime.db) as tx:
+        has_cursor = state.journal_cursor(tx, job.account_id) is not None
+    if not has_cursor:
+        pull.pin(job)
+    run = _run(job)
+    try:
+        is_over = windows.advance(job, run, cause="backfill" if run.kind == "backfill" else "sweep")
+    finally:
+        with database.transaction(job.runtime.db) as tx:
+            state.count_calls(tx, run.id, job.calls.made)
+    return _finish(job, run.id) if is_over else job.now()
+
+
+def _run(job: Job) -> "Row[Any]":
+    """The run to go on with; the first one ever is the backfill, later ones are full syncs or what was asked for."""
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        run = state.unfinished(tx, job.account_id, ["backfill"])
+        if run is None and not state.has_succeeded(tx, job.account_id, "backfill"):
+            state.open_run(tx, job.account_id, "backfill")
+        run = state.unfinished(tx, job.account_id, ["backfill"]) or state.unfinished(
+            tx, job.account_id, state.LISTING_KINDS
+        )
+        if run is None:
+            state.open_run(tx, job.account_id, "full")
+            run = state.unfinished(tx, job.account_id, ["full"])
+        if run is not None and run.status == "queued":
+            state.begin_run(tx, run.id, _windows(job, run), account_id=job.account_id, now=job.now())
+    if run is None:
+        raise AssertionError("a run was opened in this transaction and is not there")
+    return run
+
+
+def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
+    now = job.now()
+    if run.kind == "backfill":
+        return plan.whole(now - plan.SETTLED)
+    if run.kind == "full":
+        return plan.full(now)
+    return reconcile.windows(run.range_from, run.range_to, now=now)
+
+
+def _finish(job: Job, run_id: UUID) -> datetime:
+    """All windows are closed: the run proved them all, or it says which it could not."""
+    now = job.now()
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        unproven = [window for window in state.windows(tx, job.account_id, run_id) if window.status != "verified"]
+        error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
+        state.finish_run(tx, run_id, error=error, now=now)
+        run = state.run(tx, run_id)
+        another = state.unfinished(tx, job.account_id, state.LISTING_KINDS)
+        has_debts = state.next_owed_at(tx, job.account_id) is not None
+        if has_debts:
+            state.make_journal_due(tx, job.account_id)
+    log.info(
+        "sync_finished",
+        account_id=str(job.account_id),
+        kind=run.kind,
+        listed=run.listed,
+        inserted=run.inserted,
+        updated=run.updated,
+        unchanged=run.unchanged,
+        set_aside=run.set_aside,
+        calls=run.calls,
+        error=error,
+    )
+    if another is not None:
+        return now
+    job.values = {} if error else {"succeeded_at": now}
+    return now + (plan.backoff(job.lease.failures + 5) if error else job.interval)

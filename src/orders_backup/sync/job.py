@@ -1,0 +1,160 @@
+"""One claimed sync from claim to settlement: what pull and listing share, and the one place of their failures."""
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from orders_backup import db as database
+from orders_backup import due
+from orders_backup.accounts.calls import Calls
+from orders_backup.budget import Priority
+from orders_backup.due import Lease
+from orders_backup.errors import (
+    AllegroError,
+    AllegroForbiddenError,
+    AllegroLimitError,
+    BudgetExhaustedError,
+    LeaseLostError,
+    OrdersBackupError,
+    ReauthorizationRequiredError,
+    TokenBusyError,
+)
+from orders_backup.orders import archive, changes
+from orders_backup.orders.archive import Recorded
+from orders_backup.orders.changes import Reading
+from orders_backup.runtime import Runtime
+from orders_backup.sync import plan, state
+from orders_backup.sync.plan import Debt
+
+SLICE = timedelta(seconds=20)
+"""How long a job works at a stretch; then it is due again at once, so that others get their turn."""
+IN_FLIGHT = 4
+TOKEN_PAUSE = timedelta(seconds=3)
+FORBIDDEN_PAUSE = timedelta(minutes=5)
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Job:
+    """A claimed sync of one account. `cursor` is the journal's at the claim; `ends_at` the end of its slice."""
+
+    runtime: Runtime
+    account_id: UUID
+    kind: str
+    lease: Lease
+    cursor: str | None
+    interval: timedelta
+    ends_at: datetime
+    calls: Calls
+    values: dict[str, object] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        return self.runtime.clock.now()
+
+    def fence(self, tx: Connection) -> None:
+        due.fence(tx, self.lease, extend=self.runtime.settings.lease)
+
+
+def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, body: Callable[[Job], datetime]) -> None:
+    """Claims the sync, runs `body`, and settles with the moment it returns; a failure becomes a later moment.
+
+    Nothing is raised for what we know by name, except where the database is away: then the lease runs out.
+    """
+    with database.transaction(runtime.db) as tx:
+        claimed = state.claim(
+            tx, account_id, kind, lease=runtime.settings.lease, interval=runtime.settings.sync_interval
+        )
+    if claimed is None:
+        return
+    runtime.clock.set(claimed.lease.now)
+    calls = Calls(runtime, account_id, priority=priority)
+    ends_at = claimed.lease.now + SLICE
+    job = Job(runtime, account_id, kind, claimed.lease, claimed.cursor, claimed.interval, ends_at, calls)
+    try:
+        due_at = body(job)
+    except (BudgetExhaustedError, TokenBusyError) as error:
+        retry_at = error.retry_at if isinstance(error, BudgetExhaustedError) else job.now() + TOKEN_PAUSE
+        _settle(job, due_at=retry_at, failures=job.lease.failures, last_error=None)
+    except LeaseLostError:
+        log.warning("sync_lease_lost", account_id=str(account_id), kind=kind)
+    except AllegroError as error:
+        failures = job.lease.failures + 1
+        _settle(job, due_at=job.now() + _pause(error, failures), failures=failures, last_error=str(error))
+        trace = {"trace_id": error.trace_id, "http_status": error.http_status}
+        log.warning("sync_failed", account_id=str(account_id), kind=kind, code=error.code, failures=failures, **trace)
+    except ReauthorizationRequiredError as error:
+        _settle(
+            job,
+            due_at=job.now() + plan.backoff(job.lease.failures),
+            failures=job.lease.failures + 1,
+            last_error=str(error),
+        )
+    else:
+        _settle(job, due_at=due_at, failures=0, last_error=None)
+
+
+def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
+    """The answers in the order of the questions, several on the way at once; a known failure takes its answer's place."""
+
+    def answer(question: Q) -> A | OrdersBackupError:
+        try:
+            return ask(question)
+        except OrdersBackupError as error:
+            return error
+
+    if len(questions) == 1:
+        return [answer(questions[0])]
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="call") as pool:
+        return list(pool.map(answer, questions))
+
+
+def record(
+    tx: Connection, job: Job, readings: Sequence[changes.Reading | changes.Unreadable], *, cause: str
+) -> tuple[Recorded, set[str]]:
+    """Archives readings of one request, strikes the debts they pay, and owes what they made doubtful.
+
+    Second: the ids of the orders whose debts are paid.
+    """
+    recorded = archive.record(tx, job.runtime.codec, job.account_id, readings, cause=cause)
+    readable = [one for one in readings if isinstance(one, Reading)]
+    struck: list[str] = []
+    if readable:
+        ids, sent_at = [one.facts.order_id for one in readable], readable[0].sent_at
+        struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)
+        if struck:
+            archive.events_processed(tx, job.account_id, struck)
+    doubtful = [Debt(order_id, None, False, (), None) for order_id in recorded.maybe_superseded]
+    state.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
+    return recorded, set(struck)
+
+
+def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None) -> None:
+    """Gives the sync back; a run that was asked for meanwhile makes it due at once."""
+    try:
+        with database.transaction(job.runtime.db) as tx:
+            kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
+            waiting = state.unfinished(tx, job.account_id, kinds)
+            if waiting is not None and waiting.status == "queued" and not failures:
+                due_at = min(due_at, job.now())
+            due.settle(tx, job.lease, due_at=due_at, failures=failures, last_error=last_error, **job.values)
+    except LeaseLostError:
+        log.warning("sync_lease_lost", account_id=str(job.account_id), kind=job.kind)
+
+
+def _pause(error: AllegroError, failures: int) -> timedelta:
+    """How long to wait after a failure; a little chance keeps many accounts from coming back together."""
+    if isinstance(error, AllegroLimitError):
+        return timedelta(seconds=error.retry_after or 65)
+    pause = FORBIDDEN_PAUSE if isinstance(error, AllegroForbiddenError) else plan.backoff(failures)
+    return pause * random.uniform(0.8, 1.2)  # noqa: S311 – spread, not secrecy

@@ -1,0 +1,414 @@
+"""The SQL of what is due and how far we are: syncs, runs, windows, debts. Decides nothing; commits nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection, Row
+
+from orders_backup import due
+from orders_backup.due import Lease
+from orders_backup.errors import ConflictError, LeaseLostError, NotFoundError
+from orders_backup.orders.archive import Recorded
+from orders_backup.sync import plan
+from orders_backup.sync.plan import Debt, Ranked, Window
+from orders_backup.tables import accounts, owed_orders, sync_history, sync_windows, syncs
+
+LISTING_KINDS = ("backfill", "full", "reconcile")
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claimed sync with what its account wants. `interval`: the account's own for full syncs."""
+
+    lease: Lease
+    cursor: str | None
+    interval: timedelta
+
+
+# The two standing jobs of an account
+
+
+def wake(tx: Connection) -> None:
+    """Makes the syncs of every account that may be synced and whose syncs sleep due now: new, reconnected, resumed."""
+    tx.execute(_WAKE)
+
+
+_WAKE = sa.text("""
+    INSERT INTO syncs (account_id, kind, due_at)
+    SELECT a.id, k.kind, clock_timestamp()
+      FROM accounts a CROSS JOIN (VALUES ('journal'), ('listing')) AS k (kind)
+      LEFT JOIN syncs s ON s.account_id = a.id AND s.kind = k.kind
+     WHERE a.status = 'active' AND NOT a.paused AND s.due_at IS NULL
+        ON CONFLICT (account_id, kind) DO UPDATE SET due_at = excluded.due_at, rung_at = NULL, failures = 0
+""")
+
+
+def claim(tx: Connection, account_id: UUID, kind: str, *, lease: timedelta, interval: timedelta) -> Claimed | None:
+    """Claims a sync of an account that may be synced; one that may not goes to sleep. None: nothing to do here."""
+    claimed = due.claim(tx, syncs, {"account_id": account_id, "kind": kind}, lease=lease)
+    if claimed is None:
+        return None
+    account = tx.execute(sa.select(accounts).where(accounts.c.id == account_id)).one()
+    if account.status != "active" or account.paused:
+        due.settle(tx, claimed, due_at=None)
+        return None
+    own = account.sync_interval_seconds
+    return Claimed(claimed, _sync(tx, account_id, kind).cursor, timedelta(seconds=own) if own else interval)
+
+
+def move_cursor(tx: Connection, lease: Lease, *, seen: str | None, cursor: str) -> None:
+    """Advances the journal's cursor if nobody else did. Raises LeaseLostError."""
+    statement = (
+        sa.update(syncs)
+        .values(cursor=cursor)
+        .where(
+            syncs.c.account_id == lease.key["account_id"],
+            syncs.c.kind == "journal",
+            syncs.c.cursor.is_not_distinct_from(seen),
+        )
+    )
+    if tx.execute(statement).rowcount != 1:
+        raise LeaseLostError("Another worker moved the cursor.")
+
+
+def pin_cursor(tx: Connection, account_id: UUID, cursor: str) -> None:
+    """Sets the journal's cursor where it has none yet."""
+    row = {"account_id": account_id, "kind": "journal", "cursor": cursor}
+    statement = insert(syncs).values(row)
+    pinned = {"cursor": sa.func.coalesce(syncs.c.cursor, cursor)}
+    tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "kind"], set_=pinned))
+
+
+def journal_cursor(tx: Connection, account_id: UUID) -> str | None:
+    """The journal's cursor; None where it was never pinned."""
+    query = sa.select(syncs.c.cursor).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
+    return tx.execute(query).scalar_one_or_none()
+
+
+def make_journal_due(tx: Connection, account_id: UUID) -> None:
+    """Debts are paid by the journal's job: it is due now."""
+    due.make_due(tx, syncs, {"account_id": account_id, "kind": "journal"})
+
+
+def _sync(tx: Connection, account_id: UUID, kind: str) -> "Row[Any]":
+    return tx.execute(sa.select(syncs).where(syncs.c.account_id == account_id, syncs.c.kind == kind)).one()
+
+
+# Runs
+
+
+def request(
+    tx: Connection, account_id: UUID, kind: str, *, range_from: datetime | None = None, range_to: datetime | None = None
+) -> UUID:
+    """Queues a run and makes it due now; asking for the same again while it waits gives the same run.
+
+    Raises NotFoundError, and ConflictError where the account cannot be synced.
+    """
+    account = tx.execute(sa.select(accounts).where(accounts.c.id == account_id).with_for_update()).one_or_none()
+    if account is None:
+        raise NotFoundError("There is no such account.")
+    if account.status != "active" or account.paused:
+        state = "paused" if account.paused else account.status
+        raise ConflictError(f"This account is {state}; only an active account can be synced.")
+    table = sync_history.c
+    waiting = tx.execute(
+        sa.select(table.id).where(
+            table.account_id == account_id,
+            table.kind == kind,
+            table.status == "queued",
+            table.range_from.is_not_distinct_from(range_from),
+            table.range_to.is_not_distinct_from(range_to),
+        )
+    ).scalar_one_or_none()
+    run_id = waiting or open_run(tx, account_id, kind, range_from=range_from, range_to=range_to)
+    job = "journal" if kind == "incremental" else "listing"
+    due.make_due(tx, syncs, {"account_id": account_id, "kind": job})
+    return run_id
+
+
+def open_run(
+    tx: Connection, account_id: UUID, kind: str, *, range_from: datetime | None = None, range_to: datetime | None = None
+) -> UUID:
+    """A new run, queued."""
+    run_id = uuid4()
+    row = {"id": run_id, "account_id": account_id, "kind": kind, "status": "queued"}
+    tx.execute(sa.insert(sync_history).values(**row, range_from=range_from, range_to=range_to))
+    return run_id
+
+
+def unfinished(tx: Connection, account_id: UUID, kinds: Iterable[str]) -> "Row[Any] | None":
+    """The run to work on: one that has begun before any that waits, then the oldest."""
+    table = sync_history.c
+    query = (
+        sa.select(sync_history)
+        .where(table.account_id == account_id, table.kind.in_(list(kinds)), table.finished_at.is_(None))
+        .order_by(table.started_at.asc().nulls_last(), table.requested_at)
+        .limit(1)
+    )
+    return tx.execute(query).one_or_none()
+
+
+def run(tx: Connection, run_id: UUID) -> "Row[Any]":
+    """A run by its id."""
+    return tx.execute(sa.select(sync_history).where(sync_history.c.id == run_id)).one()
+
+
+def has_succeeded(tx: Connection, account_id: UUID, kind: str) -> bool:
+    """Whether a run of this kind ever ended well."""
+    table = sync_history.c
+    query = sa.select(table.id).where(table.account_id == account_id, table.kind == kind, table.status == "succeeded")
+    return tx.execute(query.limit(1)).one_or_none() is not None
+
+
+def begin_run(tx: Connection, run_id: UUID, windows: Sequence[Window], *, account_id: UUID, now: datetime) -> None:
+    """From queued to running, with the windows it has to prove."""
+    table = sync_history.c
+    tx.execute(sa.update(sync_history).values(status="running", started_at=now).where(table.id == run_id))
+    add_windows(tx, run_id, windows, account_id=account_id, depth=0)
+
+
+def count(tx: Connection, run_id: UUID, recorded: Recorded, *, gone: int = 0, events: int = 0) -> None:
+    """Adds to a run what one transaction stored; the table refuses counts that do not add up."""
+    found = recorded.inserted + recorded.updated + recorded.unchanged + recorded.set_aside + gone
+    _add(
+        tx,
+        run_id,
+        listed=found,
+        inserted=recorded.inserted,
+        updated=recorded.updated,
+        unchanged=recorded.unchanged,
+        set_aside=recorded.set_aside,
+        gone=gone,
+        events=events,
+    )
+
+
+def count_calls(tx: Connection, run_id: UUID, calls: int) -> None:
+    """Adds the requests that a slice of the run has sent."""
+    _add(tx, run_id, calls=calls)
+
+
+def expect(tx: Connection, run_id: UUID, total: int) -> None:
+    """Adds to what Allegro says there is."""
+    table = sync_history.c
+    expected = sa.func.coalesce(table.expected, 0) + total
+    tx.execute(sa.update(sync_history).values(expected=expected).where(table.id == run_id))
+
+
+def finish_run(tx: Connection, run_id: UUID, *, error: str | None, now: datetime) -> None:
+    """The run is over; `error` tells why it proved nothing."""
+    values = {"status": "failed" if error else "succeeded", "error": error, "finished_at": now}
+    tx.execute(sa.update(sync_history).values(values).where(sync_history.c.id == run_id))
+
+
+def _add(tx: Connection, run_id: UUID, **amounts: int) -> None:
+    table = sync_history.c
+    values = {name: table[name] + amount for name, amount in amounts.items() if amount}
+    if values:
+        tx.execute(sa.update(sync_history).values(values).where(table.id == run_id))
+
+
+# Windows
+
+
+def add_windows(tx: Connection, run_id: UUID, windows: Sequence[Window], *, account_id: UUID, depth: int) -> None:
+    """Windows to be proven by a run."""
+    rows = [
+        {
+            "account_id": account_id,
+            "run_id": run_id,
+            "window_from": window.since,
+            "window_to": window.until,
+            "method": window.method,
+            "depth": depth,
+        }
+        for window in windows
+    ]
+    if rows:
+        tx.execute(insert(sync_windows).values(rows).on_conflict_do_nothing())
+
+
+def next_window(tx: Connection, account_id: UUID, run_id: UUID) -> "Row[Any] | None":
+    """The newest window of the run that is still open."""
+    table = sync_windows.c
+    query = sa.select(sync_windows).where(
+        table.account_id == account_id, table.run_id == run_id, table.status == "open"
+    )
+    return tx.execute(query.order_by(table.window_to.desc()).limit(1)).one_or_none()
+
+
+def windows(tx: Connection, account_id: UUID, run_id: UUID) -> "Sequence[Row[Any]]":
+    """The run's windows that stand for themselves, newest first; those that were split are left out."""
+    table = sync_windows.c
+    query = sa.select(sync_windows).where(
+        table.account_id == account_id, table.run_id == run_id, table.status != "split"
+    )
+    return tx.execute(query.order_by(table.window_to.desc())).all()
+
+
+def caught(tx: Connection, window: "Row[Any]", recorded: Recorded, *, unplaced: int) -> None:
+    """Adds to a window what a page brought that the archive did not have, and the rows that cannot be placed in it."""
+    table = sync_windows.c
+    values = {
+        "set_aside": table.set_aside + unplaced,
+        "found_missing": table.found_missing + recorded.inserted,
+        "found_changed": table.found_changed + recorded.updated,
+    }
+    update_window(tx, window, **values)
+
+
+def update_window(tx: Connection, window: "Row[Any]", **values: Any) -> None:
+    """Writes what was found in a window."""
+    table = sync_windows.c
+    tx.execute(
+        sa.update(sync_windows)
+        .values(values)
+        .where(
+            table.account_id == window.account_id,
+            table.run_id == window.run_id,
+            table.window_from == window.window_from,
+            table.window_to == window.window_to,
+        )
+    )
+
+
+def stored_in(tx: Connection, window: "Row[Any]") -> "Row[Any]":
+    """Our orders bought in the window: `present` (not known gone), `listed` (seen since the window was begun),
+    `superseded` (gone from Allegro)."""
+    query = sa.text("""
+        SELECT count(*) FILTER (WHERE gone_at IS NULL) AS present,
+               count(*) FILTER (WHERE gone_at IS NULL AND read_at >= :started) AS listed,
+               count(*) FILTER (WHERE gone_at IS NOT NULL) AS superseded
+          FROM orders
+         WHERE account_id = :account AND ordered_at >= :since AND ordered_at < :until
+    """)
+    return tx.execute(query, _window_of(window)).one()
+
+
+def owe_unlisted(tx: Connection, window: "Row[Any]", *, now: datetime) -> int:
+    """Orders of ours that Allegro did not list in this window have to be read one by one; how many these are."""
+    query = sa.text("""
+        INSERT INTO owed_orders (account_id, order_id, cause, owed_at, due_at)
+        SELECT account_id, order_id, 'unlisted', :now, :now
+          FROM orders
+         WHERE account_id = :account AND ordered_at >= :since AND ordered_at < :until
+           AND gone_at IS NULL AND read_at < :started
+            ON CONFLICT (account_id, order_id) DO NOTHING
+    """)
+    return tx.execute(query, {**_window_of(window), "now": now}).rowcount
+
+
+def _window_of(window: "Row[Any]") -> dict[str, Any]:
+    return {
+        "account": window.account_id,
+        "since": window.window_from,
+        "until": window.window_to,
+        "started": window.started_at,
+    }
+
+
+# Debts
+
+
+def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, now: datetime) -> None:
+    """These orders have to be read; what was set aside gets another chance by a new event."""
+    if not debts:
+        return
+    rows = [
+        {
+            "account_id": account_id,
+            "order_id": debt.order_id,
+            "cause": cause,
+            "owed_at": now,
+            "occurred_at": debt.occurred_at,
+            "moves_updated_at": debt.moves_updated_at,
+            "line_item_ids": list(debt.line_item_ids),
+            "buyer_login": debt.buyer_login,
+            "due_at": now,
+        }
+        for debt in debts
+    ]
+    statement = insert(owed_orders).values(rows)
+    new = statement.excluded
+    earliest = sa.func.least(owed_orders.c.occurred_at, new.occurred_at)
+    changed = {
+        "owed_at": new.owed_at,
+        "occurred_at": earliest,
+        "moves_updated_at": sa.or_(owed_orders.c.moves_updated_at, new.moves_updated_at),
+        "due_at": new.due_at,
+        "failures": 0,
+        "set_aside_at": None,
+    }
+    tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "order_id"], set_=changed))
+
+
+def owed(tx: Connection, account_id: UUID, *, now: datetime, limit: int = 20_000) -> "Sequence[Row[Any]]":
+    """Debts that may be paid now, the oldest first."""
+    table = owed_orders.c
+    query = sa.select(owed_orders).where(
+        table.account_id == account_id, table.due_at <= now, table.set_aside_at.is_(None)
+    )
+    return tx.execute(query.order_by(table.owed_at, table.order_id).limit(limit)).all()
+
+
+def next_owed_at(tx: Connection, account_id: UUID) -> datetime | None:
+    """When the next debt may be paid; None where there is none."""
+    table = owed_orders.c
+    query = sa.select(sa.func.min(table.due_at)).where(table.account_id == account_id, table.set_aside_at.is_(None))
+    found: datetime | None = tx.execute(query).scalar_one()
+    return found
+
+
+def paid(tx: Connection, account_id: UUID, order_ids: Sequence[str], *, sent_at: datetime) -> list[str]:
+    """Strikes the debts that a reading requested at `sent_at` pays, and says which."""
+    table = owed_orders.c
+    statement = (
+        sa.delete(owed_orders)
+        .where(table.account_id == account_id, table.order_id.in_(list(order_ids)), table.owed_at <= sent_at)
+        .returning(table.order_id)
+    )
+    return list(tx.execute(statement).scalars())
+
+
+def unpaid(tx: Connection, debt: "Row[Any]", *, error: str, counts: bool, now: datetime) -> bool:
+    """An order could not be read. `counts`: others could, so it is the order's own failure; the fifth sets it aside.
+
+    True where this one did.
+    """
+    failures: int = debt.failures + (1 if counts else 0)
+    aside = failures >= plan.GIVE_UP_AFTER
+    table = owed_orders.c
+    tx.execute(
+        sa.update(owed_orders)
+        .values(
+            failures=failures,
+            last_error=error,
+            due_at=now + plan.backoff(failures),
+            set_aside_at=now if aside else None,
+        )
+        .where(table.account_id == debt.account_id, table.order_id == debt.order_id, table.owed_at == debt.owed_at)
+    )
+    return aside
+
+
+def ranked(tx: Connection, account_id: UUID, order_ids: Sequence[str]) -> list[Ranked]:
+    """Where owed orders stand among all orders of the account by purchase time; unknown orders are left out."""
+    query = sa.text("""
+        WITH wanted AS (
+            SELECT order_id, ordered_at FROM orders
+             WHERE account_id = :account AND order_id = ANY (:ids) AND ordered_at IS NOT NULL
+        ), placed AS (
+            SELECT order_id, ordered_at, row_number() OVER (ORDER BY ordered_at, order_id) AS rank
+              FROM orders
+             WHERE account_id = :account AND gone_at IS NULL
+               AND ordered_at BETWEEN (SELECT min(ordered_at) FROM wanted) AND (SELECT max(ordered_at) FROM wanted)
+        )
+        SELECT placed.* FROM placed JOIN wanted USING (order_id)
+    """)
+    rows = tx.execute(query, {"account": account_id, "ids": list(order_ids)})
+    return [Ranked(row.order_id, row.ordered_at, row.rank) for row in rows]

@@ -1,0 +1,363 @@
+"""The whole database on one page. No query stands here; each table names the one module that writes it.
+
+Units: every time is `timestamptz` in UTC; money is the decimal string Allegro sent; ids of Allegro are text
+compared byte by byte. `account_id` comes first in every key that grows with the sellers' data.
+"""
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Instant = sa.DateTime(timezone=True)
+AllegroId = sa.Text(collation="C")
+
+
+def _now(name: str) -> "sa.Column[Any]":
+    return sa.Column(name, Instant, nullable=False, server_default=sa.func.clock_timestamp())
+
+
+class Xid8(sa.types.UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "xid8"
+
+
+def _account(*, primary_key: bool = False, checked: bool = True) -> "sa.Column[uuid.UUID]":
+    """`checked=False` on the tables of millions of rows: accounts are never deleted, and a foreign key costs
+    a look-up for every row stored."""
+    keys = [sa.ForeignKey("accounts.id")] if checked else []
+    return sa.Column("account_id", pg.UUID(as_uuid=True), *keys, nullable=False, primary_key=primary_key)
+
+
+def _claimable() -> list["sa.Column[Any]"]:
+    """The columns of work that can be claimed; `due.py` is their only reader and writer.
+
+    `due_at` NULL: nothing to do. `rung_at`: when a worker was last told. `lease_generation` fences every write.
+    """
+    return [
+        sa.Column("due_at", Instant),
+        sa.Column("rung_at", Instant),
+        sa.Column("leased_until", Instant),
+        sa.Column("lease_generation", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("last_error", sa.Text),
+    ]
+
+
+def _due_index(table: str) -> sa.Index:
+    return sa.Index(f"ix_{table}_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"))
+
+
+# Who: accounts/connect.py writes accounts and device_flows, accounts/tokens.py writes account_tokens
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("existing_account_id", pg.UUID(as_uuid=True)),
+    sa.Column("seller_id", AllegroId),
+    sa.Column("seller_login", sa.Text),
+    sa.Column("sync_interval_seconds", sa.Integer),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    _now("created_at"),
+    sa.Column("connected_at", Instant),
+    sa.CheckConstraint(
+        "status IN ('pending','active','denied','expired','reauthorization_required','disconnected')",
+        name="status",
+    ),
+    sa.CheckConstraint("status <> 'active' OR seller_id IS NOT NULL", name="active_has_seller"),
+    sa.Index("ix_accounts_user_id", "user_id"),
+    sa.Index(
+        "uq_accounts_user_id_seller_id",
+        "user_id",
+        "seller_id",
+        unique=True,
+        postgresql_where=sa.text("seller_id IS NOT NULL"),
+    ),
+)
+"""One connected seller of one user. `seller_id` is Allegro's numeric user id; set once, never changed."""
+
+device_flows = sa.Table(
+    "device_flows",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("device_code_sealed", sa.LargeBinary, nullable=False),
+    sa.Column("user_code", sa.Text, nullable=False),
+    sa.Column("verification_uri", sa.Text, nullable=False),
+    sa.Column("verification_uri_complete", sa.Text, nullable=False),
+    sa.Column("interval_seconds", sa.Double, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    _now("started_at"),
+    sa.Column("access_sealed", sa.LargeBinary),
+    sa.Column("refresh_sealed", sa.LargeBinary),
+    sa.Column("access_expires_at", Instant),
+    *_claimable(),
+    _due_index("device_flows"),
+)
+"""A device authorization that waits for the seller (RFC 8628). Gone as soon as it ends. The sealed pair is here
+from the moment Allegro gave it until /me has told whose it is."""
+
+account_tokens = sa.Table(
+    "account_tokens",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("access_sealed", sa.LargeBinary, nullable=False),
+    sa.Column("refresh_sealed", sa.LargeBinary, nullable=False),
+    sa.Column("access_expires_at", Instant, nullable=False),
+    sa.Column("obtained_at", Instant, nullable=False),
+    sa.Column("intent_at", Instant),
+    sa.Column("intent_first_at", Instant),
+    *_claimable(),
+    _due_index("account_tokens"),
+)
+"""The sealed token pair. `intent_at`: a refresh was begun then and its outcome is not yet stored;
+`intent_first_at`: the first of the calls that may have used up the refresh token. `due_at`: refresh then."""
+
+# How level we are: sync/state.py writes syncs, sync_history, sync_windows and owed_orders
+
+syncs = sa.Table(
+    "syncs",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("cursor", AllegroId),
+    sa.Column("succeeded_at", Instant),
+    sa.Column("lag_seconds", sa.Double),
+    *_claimable(),
+    sa.CheckConstraint("kind IN ('journal','listing')", name="kind"),
+    _due_index("syncs"),
+)
+"""The two standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
+`listing` works through windows of /order/checkout-forms. `lag_seconds`: newest event's occurredAt to stored."""
+
+sync_history = sa.Table(
+    "sync_history",
+    metadata,
+    sa.Column("id", pg.UUID(as_uuid=True), primary_key=True),
+    _account(),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("range_from", Instant),
+    sa.Column("range_to", Instant),
+    _now("requested_at"),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("calls", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("events", sa.Integer, nullable=False, server_default="0"),
+    *(
+        sa.Column(name, sa.Integer, nullable=False, server_default="0")
+        for name in ("listed", "inserted", "updated", "unchanged", "set_aside", "gone")
+    ),
+    sa.Column("expected", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.CheckConstraint("kind IN ('backfill','incremental','full','reconcile')", name="kind"),
+    sa.CheckConstraint("status IN ('queued','running','succeeded','failed')", name="status"),
+    sa.CheckConstraint("listed = inserted + updated + unchanged + set_aside + gone", name="conservation"),
+    sa.Index("ix_sync_history_account_id_requested_at", "account_id", "requested_at"),
+    sa.Index("ix_sync_history_open", "account_id", postgresql_where=sa.text("finished_at IS NULL")),
+)
+"""One run of a sync with its counts. `expected`: how many orders Allegro says there are, once known."""
+
+sync_windows = sa.Table(
+    "sync_windows",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("run_id", pg.UUID(as_uuid=True), sa.ForeignKey("sync_history.id"), primary_key=True),
+    sa.Column("window_from", Instant, primary_key=True),
+    sa.Column("window_to", Instant, primary_key=True),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("depth", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("status", sa.Text, nullable=False, server_default="open"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("started_at", Instant),
+    sa.Column("checked_at", Instant),
+    sa.Column("next_offset", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("total_count", sa.Integer),
+    sa.Column("listed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("found_missing", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("found_changed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("stored", sa.Integer),
+    sa.Column("missing", sa.Integer),
+    sa.Column("superseded", sa.Integer),
+    sa.Column("set_aside", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("unlisted", sa.Integer),
+    sa.Column("note", sa.Text),
+    sa.CheckConstraint("method IN ('ids','count')", name="method"),
+    sa.CheckConstraint("status IN ('open','split','verified','unstable')", name="status"),
+    sa.CheckConstraint(
+        "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
+    ),
+)
+"""A half-open window of purchase time [from, to) and what was found in it. `total_count` is Allegro's, `stored`
+ours of what Allegro lists; `set_aside`: rows without a usable id or purchase time; `unlisted`: ours that Allegro no
+longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one."""
+
+owed_orders = sa.Table(
+    "owed_orders",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("order_id", AllegroId, primary_key=True),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("owed_at", Instant, nullable=False),
+    sa.Column("occurred_at", Instant),
+    sa.Column("moves_updated_at", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("line_item_ids", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("buyer_login", sa.Text),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.Text),
+    sa.Column("due_at", Instant, nullable=False),
+    sa.Column("set_aside_at", Instant),
+    sa.Index("ix_owed_orders_account_id_due_at", "account_id", "due_at"),
+)
+"""Orders that have to be read: an event, a sweep or a merge named them. A row leaves only in the transaction
+that stores a reading requested after `owed_at`, or that records the order as gone."""
+
+request_budget = sa.Table(
+    "request_budget",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("full_at", Instant, nullable=False),
+    sa.Column("silent_until", Instant),
+)
+"""GCRA state per client id, route class and account; budget.py writes it, on the database's clock."""
+
+# What is kept: orders/archive.py writes all of these
+
+codec_dictionaries = sa.Table(
+    "codec_dictionaries",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    _now("created_at"),
+)
+"""Trained zstd dictionaries; rows that used one name it, so none is ever deleted. Holds no personal data."""
+
+orders = sa.Table(
+    "orders",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("order_id", AllegroId, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("read_at", Instant, nullable=False),
+    _now("stored_at"),
+    sa.Column("status", sa.Text),
+    sa.Column("fulfillment_status", sa.Text),
+    sa.Column("buyer_login", sa.Text),
+    sa.Column("marketplace", sa.Text),
+    sa.Column("ordered_at", Instant),
+    sa.Column("updated_at", Instant),
+    sa.Column("total", sa.Text),
+    sa.Column("currency", sa.Text),
+    sa.Column("gone_at", Instant),
+    sa.Column("superseded_by", AllegroId),
+    sa.Column("projection_lossy", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("order_data", pg.JSONB),
+    sa.Index("ix_orders_account_id_ordered_at", "account_id", "ordered_at", "order_id"),
+    sa.Index("ix_orders_buyer_login", "account_id", "buyer_login"),
+    sa.Index(
+        "ix_orders_unlinked",
+        "account_id",
+        postgresql_where=sa.text("gone_at IS NOT NULL AND superseded_by IS NULL"),
+    ),
+)
+"""The head of every order. `version` and `sha256` name the newest of its `versions`; `read_at` is when the newest
+reading's request was sent, changed or not; `order_data` is a projection for queries, rebuilt from the archive at will;
+`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then."""
+
+order_versions = sa.Table(
+    "order_versions",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("order_id", AllegroId, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("read_at", Instant, nullable=False),
+    _now("stored_at"),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("dictionary_id", sa.SmallInteger),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Every version, byte for byte: `body` is zstd of the wire bytes, `sha256` and `size` are of the bytes themselves.
+`version` counts in the order of storing; `read_at` tells which moment it shows."""
+
+unreadable_orders = sa.Table(
+    "unreadable_orders",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("read_at", Instant, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once."""
+
+order_changes = sa.Table(
+    "order_changes",
+    metadata,
+    sa.Column("seq", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("xid", Xid8, nullable=False, server_default=sa.func.pg_current_xact_id()),
+    _account(checked=False),
+    sa.Column("order_id", AllegroId, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("kinds", pg.ARRAY(sa.Text), nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    _now("stored_at"),
+    sa.Index("ix_order_changes_account_id_seq", "account_id", "seq"),
+)
+"""The append-only journal. A reader of `seq > cursor` also asks `xid < pg_snapshot_xmin(pg_current_snapshot())`,
+because sequence numbers are taken before commit. `cause`: what made us read the order."""
+
+order_events = sa.Table(
+    "order_events",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("event_id", AllegroId, primary_key=True),
+    sa.Column("order_id", AllegroId),
+    sa.Column("event_type", sa.Text),
+    sa.Column("occurred_at", Instant),
+    _now("stored_at"),
+    sa.Column("processed_at", Instant),
+    sa.Column("dictionary_id", sa.SmallInteger),
+    sa.Column("event_data", sa.LargeBinary, nullable=False),
+    sa.Index("ix_order_events_account_id_order_id", "account_id", "order_id"),
+)
+"""Allegro's journal as it came, each event once; `event_data` is zstd of its bytes.
+`processed_at`: a reading of its order requested after the event was seen has been stored."""
+
+# Who may call: access.py writes it
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("secret_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("scopes", pg.ARRAY(sa.Text), nullable=False),
+    sa.Column("user_id", pg.UUID(as_uuid=True)),
+    _now("created_at"),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant),
+)
+"""API keys, hashed. `user_id` NULL: the key sees every user."""

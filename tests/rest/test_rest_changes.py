@@ -1,0 +1,113 @@
+"""The change feed gives every change once, whatever order transactions end in."""
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orders_backup import db as database
+from orders_backup.tables import order_changes
+
+if TYPE_CHECKING:
+    from tests.rest.conftest import World
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def change(tx: Connection, account_id: UUID, order_id: str) -> None:
+    """One row of the journal, as the archive writes it."""
+    row = {"account_id": account_id, "order_id": order_id, "version": 1, "kinds": ["order.new"], "cause": "event"}
+    tx.execute(sa.insert(order_changes).values(row))
+
+
+def follow(world: "World", cursor: str | None, **params: str | int) -> tuple[list[str], str]:
+    """Everything there is to read now, as order ids, and the cursor to go on from."""
+    found: list[str] = []
+    while True:
+        more = {"cursor": cursor} if cursor else {}
+        answer = world.ask.get("/changes", params={"limit": 2, **params, **more}).json()
+        found += [item["order_id"] for item in answer["items"]]
+        cursor = str(answer["next_cursor"])
+        if not answer["has_more"]:
+            return found, cursor
+
+
+def test_the_feed_names_what_changed_and_always_gives_a_cursor(world: "World") -> None:
+    account = world.account()
+    empty: dict[str, Any] = world.ask.get("/changes").json()
+    assert (empty["items"], empty["has_more"]) == ([], False)
+    world.read(account, b'{"id":"o"}', at=START)
+    answer = world.ask.get("/changes", params={"cursor": empty["next_cursor"]}).json()
+    item = answer["items"][0]
+    assert (item["account_id"], item["user_id"], item["order_id"]) == (str(account), str(world.user), "o")
+    assert (item["version"], item["cause"]) == (1, "test")
+    assert item["kinds"]
+    assert world.ask.get("/changes", params={"cursor": answer["next_cursor"]}).json()["items"] == []
+
+
+def test_a_change_that_commits_late_is_not_passed_over(world: "World") -> None:
+    """It took its number first and commits last: a cursor of numbers alone would never show it."""
+    account = world.account()
+    with world.runtime.db.begin() as slow:
+        change(slow, account, "slow")
+        with database.transaction(world.runtime.db) as quick:
+            change(quick, account, "quick")
+        before, cursor = follow(world, None)
+    after, _ = follow(world, cursor)
+    assert sorted(before + after) == ["quick", "slow"]
+
+
+def test_an_older_transaction_with_a_higher_number_hides_no_younger_one(world: "World") -> None:
+    """The older transaction writes last and commits first; the younger's lower number comes out after it."""
+    account = world.account()
+    with world.runtime.db.connect() as older, world.runtime.db.connect() as younger:
+        older.execute(sa.text("SELECT pg_current_xact_id()"))
+        change(younger, account, "younger")
+        change(older, account, "older")
+        older.commit()
+        before, cursor = follow(world, None)
+        assert before == ["older"]
+        younger.commit()
+    assert follow(world, cursor)[0] == ["younger"]
+
+
+def test_the_feed_is_complete_under_many_writers(world: "World") -> None:
+    account = world.account()
+
+    def write(writer: int) -> None:
+        for number in range(25):
+            with database.transaction(world.runtime.db) as tx:
+                for part in range(3):
+                    change(tx, account, f"{writer}-{number}-{part}")
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(5)]
+    for writer in writers:
+        writer.start()
+    seen: list[str] = []
+    cursor = None
+    while any(writer.is_alive() for writer in writers):
+        found, cursor = follow(world, cursor, limit=10)
+        seen += found
+    for writer in writers:
+        writer.join()
+    seen += follow(world, cursor)[0]
+    assert sorted(seen) == sorted(f"{w}-{n}-{p}" for w in range(5) for n in range(25) for p in range(3))
+
+
+def test_a_feed_can_follow_one_account_and_its_cursor_moves_past_the_others(world: "World") -> None:
+    mine, theirs = world.account(), world.account(uuid4())
+    with database.transaction(world.runtime.db) as tx:
+        for number in range(5):
+            change(tx, theirs, f"t-{number}")
+        change(tx, mine, "m-1")
+    found, cursor = follow(world, None, account_id=str(mine))
+    assert found == ["m-1"]
+    with database.transaction(world.runtime.db) as tx:
+        change(tx, mine, "m-2")
+    assert follow(world, cursor, account_id=str(mine))[0] == ["m-2"]
+    assert world.ask.get("/changes", params={"cursor": cursor}).status_code == 422
+    bound = world.client(world.key("orders:read", user=world.user))
+    assert [item["order_id"] for item in bound.get("/changes").json()["items"]] == ["m-1", "m-2"]
