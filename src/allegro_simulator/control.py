@@ -73,6 +73,7 @@ def _action(world: Controlled, verb: str, method: str) -> Callable[..., Any]:
         ("GET", "devices"): world.devices,
         ("GET", "truth"): lambda seller_id: {form: _truth(told) for form, told in world.truth(seller_id).items()},
         ("GET", "calls"): lambda: _calls(world),
+        ("GET", "worst_window"): lambda seconds=60: world.worst_window(float(seconds)),
         ("GET", "tokens"): lambda: [attempt._asdict() for attempt in world.tokens],
     }
     if (method, verb) in own:

@@ -154,6 +154,7 @@ def past_events(many: list[Order], *, seed: int, now: int) -> list[Event]:
 
 
 def _events_of(order: Order, draw: random.Random, now: int) -> list[Event]:
+    oldest = (now - journal.KEPT_DAYS * times.DAY) * 1_000
     marks = [
         (kind, order.bought + after, revision)
         for revision, (kind, after) in enumerate(_MILESTONES[order.template.stage])
@@ -176,7 +177,7 @@ def _events_of(order: Order, draw: random.Random, now: int) -> list[Event]:
     if events and draw.random() < 0.04:
         last = events[-1]
         events.append(Event(last.kind, order, last.occurred, last.revision, id=last.id + draw.choice(_AGAIN)))
-    return [event for event in events if event.id < now * 1_000]
+    return [event for event in events if oldest <= event.id < now * 1_000]
 
 
 def _lag(draw: random.Random) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 from allegro_simulator import generation, journal, orders, shelf, templates, times
 from allegro_simulator.journal import Event
@@ -130,33 +131,8 @@ def merges(state: State, form_a: str, form_b: str, *, silently: bool = False) ->
     if first.seller_id != second.seller_id or first is second:
         raise NotPossibleError("two different forms of one seller can merge")
     account = seller(state, first.seller_id)
-    now = now_ms(state)
-    state.numbers += 1
-    order = Order(
-        seller_id=account.id,
-        seed=first.seed,
-        number=state.numbers,
-        origin=first.origin,
-        node=first.node,
-        template=first.template,
-        bought=max(first.bought, second.bought),
-        updated=now,
-        status=first.status,
-        fulfillment=first.fulfillment,
-        sent=first.sent,
-        has_payment=first.has_payment,
-        method=first.method,
-    )
-    order.id = orders.form_id(order, now)
-    document["id"] = order.id
-    document["lineItems"] += other["lineItems"]
-    document["revision"] = orders.revision_text(order, 0)
-    document["updatedAt"] = times.text(now)
-    if document["payment"]:
-        document["payment"]["id"] = orders.payment_id(order)
-        if first.status == "READY_FOR_PROCESSING" and document["payment"]["paidAmount"]:
-            document["payment"]["paidAmount"]["amount"] = amount(_to_pay(document))
-    document["summary"]["totalToPay"]["amount"] = amount(_to_pay(document))
+    order = _successor(state, first, second)
+    _join(order, document, other)
     orders.keep(order, _minified(document))
     for old in (first, second):
         shelf.remove(account.shelf, old)
@@ -164,6 +140,43 @@ def merges(state: State, form_a: str, form_b: str, *, silently: bool = False) ->
     admit(state, account, order)
     _tell(state, order, order.status, silently=silently)
     return order.id
+
+
+def _successor(state: State, first: Order, second: Order) -> Order:
+    """A new form in the state of the first, standing where the later of the two purchases stands."""
+    now = now_ms(state)
+    state.numbers += 1
+    order = replace(
+        first,
+        number=state.numbers,
+        bought=max(first.bought, second.bought),
+        updated=now,
+        revision=0,
+        body=None,
+        sha="",
+        served=None,
+        versions=None,
+    )
+    order.id = orders.form_id(order, now)
+    return order
+
+
+def _join(order: Order, document: Document, other: Document) -> None:
+    """Make `document` the one of `order`, with the line items of `other`, in its own currency."""
+    document["id"] = order.id
+    document["revision"] = orders.revision_text(order, 0)
+    document["updatedAt"] = times.text(order.updated)
+    currency = document["summary"]["totalToPay"]["currency"]
+    for line in other["lineItems"]:
+        line["price"]["currency"] = line["originalPrice"]["currency"] = currency
+        line["tax"] = line["tax"] or (dict(_TAX) if document["payment"] else None)
+    document["lineItems"] += other["lineItems"]
+    total = amount(_to_pay(document))
+    document["summary"]["totalToPay"]["amount"] = total
+    if document["payment"]:
+        document["payment"]["id"] = orders.payment_id(order)
+        if order.status == "READY_FOR_PROCESSING" and document["payment"]["paidAmount"]:
+            document["payment"]["paidAmount"]["amount"] = total
 
 
 def reorders(state: State, seller_id: str) -> str:

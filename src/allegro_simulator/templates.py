@@ -94,10 +94,7 @@ def template(name: str, stage: str) -> Template:
     country = document["delivery"]["address"]["countryCode"]
     online = document["payment"]["type"] == "ONLINE"
     put_into_stage(document, stage)
-    lines = tuple(
-        Line(cents(line["price"]["amount"]), cents(line["originalPrice"]["amount"]), line["quantity"])
-        for line in document["lineItems"]
-    )
+    lines = tuple(map(_line, document["lineItems"]))
     payment = document["payment"] or {}
     paid = cents(payment["paidAmount"]["amount"]) if payment.get("paidAmount") else 0
     total = cents(document["summary"]["totalToPay"]["amount"])
@@ -129,6 +126,10 @@ def template(name: str, stage: str) -> Template:
         marketplace=document["marketplace"]["id"],
         online=online,
     )
+
+
+def _line(item: Document) -> Line:
+    return Line(cents(item["price"]["amount"]), cents(item["originalPrice"]["amount"]), item["quantity"])
 
 
 def cents(amount: str) -> int:

@@ -114,7 +114,7 @@ def api(host: Host = "127.0.0.1", port: Port = 8000, data_dir: DataDir = None) -
 
 @app.command(epilog="Example: orders-backup worker --concurrency 8")
 def worker(
-    concurrency: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 4, data_dir: DataDir = None
+    concurrency: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 8, data_dir: DataDir = None
 ) -> None:
     """Run one worker alone."""
     _become_module("orders_backup.worker", data_dir, "worker", "--concurrency", str(concurrency))
@@ -341,11 +341,24 @@ def _print_certificate(found: "Certificate") -> None:
 def _runtime(data_dir: Path | None) -> "Iterator[Runtime]":
     from orders_backup import local, runtime
 
+    _log_to_stderr()
     built = runtime.build(local.current_settings(data_dir), pool_size=1)
     try:
         yield built
     finally:
         built.close()
+
+
+def _log_to_stderr() -> None:
+    """Warnings only: stdout belongs to what was asked for."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
 
 
 def _print_json(value: object) -> None:

@@ -17,7 +17,7 @@ from orders_backup.errors import OrdersBackupError
 from orders_backup.tables import codec_dictionaries
 
 LEVEL = 3
-DICTIONARY_BYTES = 64 * 1024
+DICTIONARY_BYTES = 32 * 1024
 TRAINING_SAMPLES = 50
 """A dictionary is trained from the first page that holds at least this many bodies."""
 MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -28,7 +28,7 @@ _DIGEST_BYTES = 6
 
 
 def _moment(value: object) -> object:
-    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError("write a moment with its time zone, as 2026-01-31T12:00:00Z (in an address, + is %2B)")
     return value
 

@@ -8,6 +8,7 @@ import argparse
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from uuid import UUID
 
 import structlog
 from celery import Celery
+from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
 from kombu.exceptions import OperationalError as KombuError
 
 from orders_backup import db as database
@@ -146,9 +149,11 @@ def run_worker(config: Settings, *, concurrency: int) -> None:
     runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
     app = celery_app(config)
     register(app, runtime)
+    setup_logging.connect(lambda **_: None, weak=False)  # Celery leaves the logs as log.configure made them
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # root is harmless here: messages are JSON, never code
     logger.info("worker_started", concurrency=concurrency)
     app.worker_main(
-        ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle", "--quiet"]
+        ["--quiet", "worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
     )
     runtime.close()
 

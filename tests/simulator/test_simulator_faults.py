@@ -84,7 +84,7 @@ def test_a_truncated_body_is_noticed(world: World, asking: httpx.Client) -> None
 def test_a_slow_answer_outlasts_an_impatient_client(world: World, asking: httpx.Client) -> None:
     world.faults("slow", path="/me", seconds=0.3, times=2)
     with pytest.raises(httpx.ReadTimeout):
-        asking.get("/me", timeout=0.1)
+        asking.get("/me", timeout=httpx.Timeout(5, read=0.1))
     start = monotonic()
     assert asking.get("/me", timeout=5).status_code == 200
     assert monotonic() - start >= 0.3

@@ -189,6 +189,25 @@ def test_merged_forms_make_way_for_a_new_one(world: World, seller: Seller, clien
     assert whole["payment"]["paidAmount"] == whole["summary"]["totalToPay"]
 
 
+def test_a_form_merged_after_payment_keeps_what_it_had(world: World, seller: Seller, client: httpx.Client) -> None:
+    form = paid(world, seller)
+    world.surcharges(form)
+    before = show(client, form)
+    new = world.merges(world.buys(seller.id), form)
+    after = show(client, new)
+    assert after["status"] == "READY_FOR_PROCESSING"
+    assert after["surcharges"] == before["surcharges"]
+    assert after["buyer"] == before["buyer"]
+    assert after["payment"]["paidAmount"] == after["summary"]["totalToPay"]
+    assert after["payment"]["id"] != before["payment"]["id"]
+    assert len({line["price"]["currency"] for line in after["lineItems"]}) == 1
+    assert all(line["tax"] for line in after["lineItems"])
+    found = client.get(FORMS, params={"surcharges.id": before["surcharges"][0]["id"]}).json()["checkoutForms"]
+    assert [row["id"] for row in found] == [new]
+    assert client.get(FORMS, params={"payment.id": after["payment"]["id"]}).json()["totalCount"] == 1
+    assert client.get(FORMS, params={"buyer.login": after["buyer"]["login"]}).json()["totalCount"] >= 1
+
+
 def test_a_merged_form_stands_where_its_latest_purchase_stands(
     world: World, seller: Seller, client: httpx.Client, clock: Clock
 ) -> None:

@@ -142,6 +142,7 @@ def test_control_counts_calls_but_not_its_own(web: httpx.Client) -> None:
         "blocked_calls": 0,
     }
     assert web.get("/_simulator/tokens").json() == []
+    assert web.get("/_simulator/worst_window", params={"seconds": "30"}).json() == 0
 
 
 def test_control_adds_sellers(web: httpx.Client, seller: Seller) -> None:

@@ -283,3 +283,43 @@ def test_flows_approve_themselves_when_told_to(clock: Clock) -> None:
     with httpx.Client(transport=WorldTransport(world), base_url=world.base_url, auth=SECRETS) as web:
         linked = {claims(poll(web, start(web)).json()["access_token"])["user_name"] for _ in range(2)}
     assert linked == ids
+
+
+@pytest.mark.parametrize(
+    ("form", "missing"),
+    [
+        ({}, "grant_type"),
+        ({"grant_type": DEVICE_GRANT}, "device_code"),
+        ({"grant_type": "refresh_token"}, "refresh_token"),
+        ({"grant_type": ["refresh_token", "refresh_token"], "refresh_token": "x"}, "grant_type"),
+    ],
+)
+def test_what_is_missing_is_named(web: httpx.Client, form: dict[str, Any], missing: str) -> None:
+    answer = web.post("/auth/oauth/token", data=form)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "invalid_request", "error_description": f"OAuth 2.0 Parameter: {missing}"},
+    )
+
+
+def test_a_device_flow_needs_the_client_id_of_the_credentials(web: httpx.Client) -> None:
+    assert web.post("/auth/oauth/device").json()["error_description"] == "OAuth 2.0 Parameter: client_id"
+    assert web.post("/auth/oauth/device", data={"client_id": "other"}).status_code == 401
+    assert web.post("/auth/oauth/device", params={"client_id": "simulator"}).status_code == 200
+    assert web.post("/auth/oauth/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("header", ["", "Bearer x", "Basic %%%", "Basic /////w=="])
+def test_credentials_that_cannot_be_read_are_unauthorized(world: World, header: str) -> None:
+    with httpx.Client(transport=WorldTransport(world), base_url=world.base_url) as plain:
+        answer = plain.post("/auth/oauth/device", data={"client_id": "simulator"}, headers={"authorization": header})
+    assert (answer.status_code, answer.json()["error"]) == (401, "Unauthorized")
+
+
+def test_the_same_seed_gives_the_same_tokens(clock: Clock) -> None:
+    def first_pair() -> dict[str, Any]:
+        world = World(seed=5, clock=clock)
+        with httpx.Client(transport=WorldTransport(world), base_url=world.base_url, auth=SECRETS) as web:
+            return link(web, world, world.add_seller(0))
+
+    assert first_pair() == first_pair()

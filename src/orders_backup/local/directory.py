@@ -61,6 +61,8 @@ def held(data_dir: Path, *, service_url: str) -> Iterator[Holder]:
                 f"The data directory {data_dir} is in use by process {other.get('pid', 'unknown')}"
                 f" ({other.get('service_url', 'starting')}). Stop that one, or choose another --data-dir."
             ) from None
+        except OSError as error:
+            raise LocalServiceError(f"The data directory {data_dir} cannot be used: {error.strerror}.") from None
         file.seek(0)
         children = _parsed(file.read()).get("children", {})
         holder = Holder(file, service_url, [pid for pid in children.values() if isinstance(pid, int)])
@@ -113,9 +115,9 @@ def forget_running(data_dir: Path) -> None:
 def current_settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     """`settings.load`, except that the running.json which a crashed run left behind is removed first."""
     found = configuration.load(data_dir=data_dir, **overrides)
-    if not (found.data_dir / RUNNING).exists():
-        return found
     try:
+        if not (found.data_dir / RUNNING).exists():
+            return found
         with _locked(found.data_dir / LOCK):
             forget_running(found.data_dir)
     except OSError:  # it runs, or the directory is another user's

@@ -73,7 +73,8 @@ def _finish(job: Job) -> datetime:
         next_owed_at = state.next_owed_at(tx, job.account_id)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None and run.status == "running":
-            error = None if next_owed_at is None else "Some orders could not be read yet; they stay owed."
+            failing = state.failing(tx, job.account_id)
+            error = f"{failing} orders could not be read yet; they stay owed." if failing else None
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
             log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)

@@ -364,6 +364,15 @@ def next_owed_at(tx: Connection, account_id: UUID) -> datetime | None:
     return found
 
 
+def failing(tx: Connection, account_id: UUID) -> int:
+    """How many debts were tried in vain and will be tried again."""
+    table = owed_orders.c
+    query = sa.select(sa.func.count()).where(
+        table.account_id == account_id, table.last_error.is_not(None), table.set_aside_at.is_(None)
+    )
+    return tx.execute(query).scalar_one()
+
+
 def paid(tx: Connection, account_id: UUID, order_ids: Sequence[str], *, sent_at: datetime) -> list[str]:
     """Strikes the debts that a reading requested at `sent_at` pays, and says which."""
     table = owed_orders.c

@@ -18,6 +18,7 @@ from orders_backup.allegro import client
 from orders_backup.allegro.client import OrderPage
 from orders_backup.errors import OrdersBackupError
 from orders_backup.orders import changes
+from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import job as jobs
 from orders_backup.sync import plan, state
@@ -205,8 +206,9 @@ def _record(tx: Connection, listing: Listing, readings: list[Reading | Unreadabl
     recorded, _ = jobs.record(tx, listing.job, readings, cause=listing.cause)
     state.count(tx, listing.run.id, recorded)
     unplaced = sum(isinstance(one, Unreadable) or one.facts.ordered_at is None for one in readings)
-    if recorded.inserted or recorded.updated or unplaced:
-        state.caught(tx, listing.window, recorded, unplaced=unplaced)
+    caught = Recorded() if listing.run.kind == "backfill" else recorded
+    if caught.inserted or caught.updated or unplaced:
+        state.caught(tx, listing.window, caught, unplaced=unplaced)
     return unplaced
 
 

@@ -1,0 +1,315 @@
+"""What a person types: every command on a real database, its output, its exit code, its help."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+import typer
+from sqlalchemy.engine import Engine
+
+from allegro_simulator.server import running
+from allegro_simulator.world import World
+from orders_backup import cli, tables
+from orders_backup.settings import Settings
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def run(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Run]:
+    """Runs a command line against the database of this test, in an otherwise empty environment."""
+    monkeypatch.chdir(tmp_path)
+    values = settings.model_dump(include={"database_url", "broker_url", "data_dir", "allegro_client_id"})
+    for name, value in values.items():
+        monkeypatch.setenv(name.upper(), str(value))
+    monkeypatch.setenv("ALLEGRO_CLIENT_SECRET", settings.allegro_client_secret.get_secret_value())
+    monkeypatch.setenv("ENCRYPTION_KEYS", settings.encryption_keys.get_secret_value())
+
+    def run(*words: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["orders-backup", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    yield run
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def allegro(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A simulated Allegro with one seller, where the commands find it."""
+    world = World()
+    world.add_seller(3)
+    with running(world) as url:
+        monkeypatch.setenv("ALLEGRO_API_URL", url)
+        monkeypatch.setenv("ALLEGRO_AUTH_URL", url)
+        yield world
+
+
+@pytest.fixture
+def account_id(db: Engine) -> str:
+    """An active account."""
+    account = {"id": uuid.uuid4(), "user_id": uuid.uuid4(), "name": "Shop", "status": "active", "seller_id": "1"}
+    with db.begin() as tx:
+        tx.execute(sa.insert(tables.accounts).values(account))
+    return str(account["id"])
+
+
+def commands() -> list[list[str]]:
+    """The words of every command there is."""
+    found = []
+    groups: list[tuple[list[str], Any]] = [([], typer.main.get_command(cli.app))]
+    while groups:
+        words, group = groups.pop()
+        for name, command in group.commands.items():
+            deeper = [*words, name]
+            if hasattr(command, "commands"):
+                groups.append((deeper, command))
+            else:
+                found.append(deeper)
+    return sorted(found)
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words != ["simulator"]], ids=" ".join)
+def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_directory(
+    run: Run, words: list[str]
+) -> None:
+    answer = run(*words, "--help")
+
+    assert answer.code == 0
+    assert "Example: " in " ".join(answer.out.split()).rpartition("--help")[2]
+    assert f"orders-backup {' '.join(words)}" in " ".join(answer.out.split()).rpartition("Example: ")[2]
+    assert "--data-dir" in answer.out
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    expected = (
+        "accounts connect, accounts list, api, certificate, keys create, keys list, keys revoke, migrate, scheduler,"
+        " simulator, sync, up, worker"
+    )
+    assert ", ".join(" ".join(words) for words in commands()) == expected
+
+
+def test_help_does_not_wait_for_the_database_library() -> None:
+    script = "import sys, orders_backup.cli; sys.exit('sqlalchemy' in sys.modules or 'pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_version_is_the_package_s(run: Run) -> None:
+    assert run("--version").out.startswith("orders-backup 0.")
+
+
+# Keys
+
+
+def test_a_created_key_stands_alone_on_stdout_and_is_listed_without_its_secret(run: Run) -> None:
+    created = run("keys", "create", "--name", "shop", "--scopes", "orders:read,sync", "--expires-in-days", "30")
+    listed = run("keys", "list", "--json")
+
+    assert created.code == 0
+    assert created.out.startswith("aob_live_")
+    assert created.out.count("\n") == 1
+    [key] = json.loads(listed.out)
+    assert (key["name"], key["scopes"]) == ("shop", ["orders:read", "sync"])
+    assert created.out.strip() not in listed.out
+    assert f"{key['id']}  active  shop  orders:read,sync  every user" in run("keys", "list").out
+
+
+def test_a_revoked_key_is_listed_as_revoked(run: Run) -> None:
+    run("keys", "create", "--name", "shop", "--scopes", "sync", "--scopes", "admin", "--user-id", str(uuid.uuid4()))
+    [key] = json.loads(run("keys", "list", "--json").out)
+
+    assert run("keys", "revoke", key["id"]).code == 0
+
+    assert f"{key['id']}  revoked shop" in run("keys", "list").out
+
+
+def test_a_known_failure_is_one_sentence_on_stderr(run: Run) -> None:
+    for words in (["keys", "revoke", "unknown"], ["keys", "create", "--name", "x", "--scopes", "everything"]):
+        answer = run(*words)
+
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith("error: ")
+        assert answer.err.count("\n") == 1
+
+
+# Settings
+
+
+def test_a_malformed_setting_ends_with_code_2_and_its_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "LOUD")
+
+    answer = run("keys", "list")
+
+    assert answer.code == 2
+    assert answer.err.startswith("error: LOG_LEVEL ")
+
+
+def test_without_a_database_a_command_says_how_to_get_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+
+    answer = run("accounts", "list")
+
+    assert answer.code == 2
+    assert "DATABASE_URL is not set" in answer.err
+    assert "orders-backup up" in answer.err
+
+
+def test_an_unreachable_database_is_a_sentence_without_its_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hidden@127.0.0.1:9/orders")
+
+    answer = run("keys", "list")
+
+    assert answer.code == 1
+    assert answer.err.startswith("error: PostgreSQL")
+    assert "hidden" not in answer.err
+
+
+def test_migrating_a_migrated_database_changes_nothing(run: Run) -> None:
+    assert run("migrate").out == "The schema is at the newest revision.\n"
+
+
+# Accounts and orders
+
+
+def test_connecting_prints_the_link_and_the_code_and_lists_the_account_as_pending(run: Run, allegro: World) -> None:
+    answer = run("accounts", "connect", "--user-id", str(uuid.uuid4()), "--name", "My shop")
+    [account] = json.loads(run("accounts", "list", "--json").out)
+
+    assert answer.code == 0, answer.err
+    assert account["status"] == "pending"
+    assert account["verification_uri_complete"] in answer.out
+    assert account["user_code"] in answer.out
+    assert allegro.base_url in answer.out
+    assert f"{account['id']}  pending  My shop  0 orders" in run("accounts", "list").out
+
+
+def test_connecting_with_json_prints_one_document(run: Run, allegro: World) -> None:
+    answer = run("accounts", "connect", "--user-id", str(uuid.uuid4()), "--name", "My shop", "--json")
+
+    assert json.loads(answer.out)["verification_uri"].startswith(allegro.base_url)
+
+
+def test_connecting_without_allegro_fails_with_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLEGRO_AUTH_URL", "http://127.0.0.1:9")
+
+    answer = run("accounts", "connect", "--user-id", str(uuid.uuid4()), "--name", "My shop")
+
+    assert answer.code == 1
+    assert answer.err.startswith("error: ")
+    assert run("accounts", "list").out == ""
+
+
+def test_waiting_ends_with_code_1_when_the_seller_is_denied(
+    run: Run, db: Engine, allegro: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(_seconds: float) -> None:
+        with db.begin() as tx:
+            tx.execute(sa.update(tables.accounts).values(status="denied", reason="access_denied"))
+
+    monkeypatch.setattr("time.sleep", deny)
+
+    answer = run("accounts", "connect", "--user-id", str(uuid.uuid4()), "--name", "My shop", "--wait")
+
+    assert answer.code == 1
+    assert answer.out.endswith(": denied (access_denied).\n")
+    assert allegro.base_url in answer.out
+
+
+def test_a_sync_is_queued_over_the_range_that_was_asked_for(run: Run, db: Engine, account_id: str) -> None:
+    answer = run("sync", account_id, "--kind", "reconcile", "--from", "2026-01-01", "--to", "2026-02-01T00:00:00+01:00")
+
+    assert answer.code == 0, answer.err
+    with db.begin() as tx:
+        row = tx.execute(sa.select(tables.sync_history)).one()
+    assert answer.out == f"{row.id}\n"
+    assert (row.kind, row.range_from.isoformat()) == ("reconcile", "2026-01-01T00:00:00+00:00")
+    assert row.range_to.astimezone(row.range_from.tzinfo).isoformat() == "2026-01-31T23:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--from", "yesterday", "--kind", "full"], "--from must be a day or a moment"),
+        (["--from", "2026-01-01"], "--from and --to belong to --kind full and reconcile"),
+        (["--kind", "full", "--from", "2026-01-02", "--to", "2026-01-01"], "--from must lie before --to"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(run: Run, account_id: str, words: list[str], sentence: str) -> None:
+    answer = run("sync", account_id, *words)
+
+    assert answer.code == 1
+    assert sentence in answer.err
+
+
+def test_a_certificate_that_proves_nothing_says_so_and_ends_with_code_1(run: Run, account_id: str) -> None:
+    plain, as_json = run("certificate", account_id), run("certificate", account_id, "--json")
+
+    assert (plain.code, as_json.code) == (1, 1)
+    assert "NOT PROVEN COMPLETE" in plain.out
+    assert json.loads(as_json.out)["complete"] is False
+
+
+def test_an_account_that_does_not_exist_is_an_error(run: Run) -> None:
+    for command in ("sync", "certificate"):
+        answer = run(command, str(uuid.uuid4()))
+
+        assert answer.code == 1
+        assert answer.err.startswith("error: ")
+
+
+# Programs this one turns into
+
+
+def test_the_simulator_gets_every_option_as_it_was_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _program, words: became.append(words))
+
+    run("simulator", "--orders", "5", "--auto-approve", "--help")
+
+    assert became[0][0].endswith("allegro-simulator")
+    assert became[0][1:] == ["--orders", "5", "--auto-approve", "--help"]
+
+
+def test_api_worker_and_scheduler_become_their_modules(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    became: list[str] = []
+    monkeypatch.setattr("os.execv", lambda _program, words: became.append(" ".join(words[1:])))
+
+    run("api", "--port", "8123")
+    run("worker", "--concurrency", "3")
+    run("scheduler")
+
+    assert became == [
+        f"-P -m orders_backup.api --host 127.0.0.1 --port 8123 --data-dir {tmp_path}",
+        f"-P -m orders_backup.worker worker --concurrency 3 --data-dir {tmp_path}",
+        f"-P -m orders_backup.worker scheduler --data-dir {tmp_path}",
+    ]
