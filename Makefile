@@ -1,15 +1,39 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test check bench clean
+.PHONY: help setup demo test check format kills bench lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
-SRC := src tests demo bench migrations
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.complete ## make .venv with the console scripts in it
+
+demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends after the proof
+	$(BIN)/python demo/story.py $(if $(ONCE),--once)
+
+test: check ## every check and every test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: setup ## the fast part: format, lint, types, imports
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## format and mend what can be mended
+	$(BIN)/ruff format --quiet
+	$(BIN)/ruff check --fix --quiet
+
+kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
+	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q -m "slow_campaign or not slow_campaign" tests/faults
+
+bench: setup ## the benchmarks; each prints JSON with a ratio
+	$(BIN)/python bench/run.py
 
 $(UV):
 	python3 -m pip install --quiet --disable-pip-version-check --target .tools 'uv==0.13.9'

@@ -205,6 +205,21 @@ def test_a_killed_up_leaves_nothing_behind_and_the_next_one_starts(tmp_path: Pat
     wait_until(lambda: processes_of(data_dir) == [])
 
 
+def test_servers_killed_all_at_once_start_again_with_what_was_stored(tmp_path: Path) -> None:
+    for attempt in range(3):
+        server, queue = local.start_postgres(tmp_path), local.start_broker(tmp_path)
+        engine = db.connect(server.url, pool_size=1)
+        with db.transaction(engine) as tx:
+            tx.execute(sa.text("CREATE TABLE IF NOT EXISTS stored (attempt int)"))
+            assert tx.execute(sa.text("SELECT count(*) FROM stored")).scalar() == attempt
+            tx.execute(sa.text("INSERT INTO stored VALUES (1)"))
+        engine.dispose()
+        for process in _processes_on(tmp_path):
+            process.kill()
+        server.child.wait(5)
+        queue.child.wait(5)
+
+
 def test_a_database_and_broker_that_are_set_are_used(
     make_database: Callable[[], str], broker_url: str, tmp_path: Path
 ) -> None:
@@ -316,6 +331,15 @@ def test_data_of_another_postgres_names_the_version_it_needs() -> None:
         postgres.find(made_by="9")
 
 
+def test_programs_on_path_serve_where_the_wheels_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, program = postgres.find(), broker.find()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setenv("PATH", f"{folder}:{program.parent}")
+
+    assert postgres.find() == folder.resolve()
+    assert broker.find() == program
+
+
 def test_missing_programs_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_folders", lambda: iter(()))
     monkeypatch.setattr(broker, "_programs", lambda: iter(()))
@@ -381,6 +405,12 @@ def test_free_ports_are_not_those_someone_listens_on() -> None:
 
 def _command_lines() -> list[str]:
     return [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+
+
+def _processes_on(data_dir: Path) -> list[psutil.Process]:
+    """All that has this directory in its command line, with all they started."""
+    mine = [one for one in psutil.process_iter(["cmdline"]) if str(data_dir) in " ".join(one.info["cmdline"] or [])]
+    return [*mine, *(child for one in mine for child in one.children(recursive=True))]
 
 
 def _in_peace(ask: Callable[[], list[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The first schema."""
+"""the first schema."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -71,17 +71,17 @@ def upgrade() -> None:
     )
     op.create_table(
         "order_changes",
-        sa.Column("seq", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("xid", tables.Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
+        sa.Column("seq", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("account_id", sa.UUID(), nullable=False),
         sa.Column("order_id", sa.Text(collation="C"), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("kinds", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("stored_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_order_changes")),
+        sa.PrimaryKeyConstraint("xid", "seq", name=op.f("pk_order_changes")),
     )
-    op.create_index("ix_order_changes_account_id_seq", "order_changes", ["account_id", "seq"], unique=False)
+    op.create_index("ix_order_changes_account_id_xid_seq", "order_changes", ["account_id", "xid", "seq"], unique=False)
     op.create_table(
         "order_events",
         sa.Column("account_id", sa.UUID(), nullable=False),
@@ -133,6 +133,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account_id", "order_id", name=op.f("pk_orders")),
     )
     op.create_index("ix_orders_account_id_ordered_at", "orders", ["account_id", "ordered_at", "order_id"], unique=False)
+    op.create_index("ix_orders_account_id_updated_at", "orders", ["account_id", "updated_at", "order_id"], unique=False)
     op.create_index("ix_orders_buyer_login", "orders", ["account_id", "buyer_login"], unique=False)
     op.create_index(
         "ix_orders_unlinked",

@@ -1,8 +1,8 @@
 """The request budget all workers share: GCRA in PostgreSQL, on the database's clock. Knows limits, not endpoints.
 
 Two buckets guard a call: the client id's (Allegro's own limit, shared by every seller of the application) and the
-account's of the call's class. rate * 60 + burst <= 97 % of the limit, so that no window of 60 seconds can
-hold more than the limit, whatever the workers' clocks say. Background work leaves a floor of each bucket to more urgent work.
+account's of the call's class. rate * 60 + burst <= 97 % of the limit, so that no window of 60 s can hold more than
+the limit, whatever the workers' clocks say. Background work leaves a floor of each bucket to more urgent work.
 """
 
 from collections.abc import Sequence

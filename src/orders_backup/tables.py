@@ -275,6 +275,7 @@ orders = sa.Table(
     sa.Column("projection_lossy", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("order_data", pg.JSONB),
     sa.Index("ix_orders_account_id_ordered_at", "account_id", "ordered_at", "order_id"),
+    sa.Index("ix_orders_account_id_updated_at", "account_id", "updated_at", "order_id"),
     sa.Index("ix_orders_buyer_login", "account_id", "buyer_login"),
     sa.Index(
         "ix_orders_unlinked",
@@ -315,18 +316,20 @@ unreadable_orders = sa.Table(
 order_changes = sa.Table(
     "order_changes",
     metadata,
+    sa.Column("xid", Xid8, primary_key=True, server_default=sa.func.pg_current_xact_id()),
     sa.Column("seq", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column("xid", Xid8, nullable=False, server_default=sa.func.pg_current_xact_id()),
     _account(checked=False),
     sa.Column("order_id", AllegroId, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("kinds", pg.ARRAY(sa.Text), nullable=False),
     sa.Column("cause", sa.Text, nullable=False),
     _now("stored_at"),
-    sa.Index("ix_order_changes_account_id_seq", "account_id", "seq"),
+    sa.Index("ix_order_changes_account_id_xid_seq", "account_id", "xid", "seq"),
 )
-"""The append-only journal. A reader of `seq > cursor` also asks `xid < pg_snapshot_xmin(pg_current_snapshot())`,
-because sequence numbers are taken before commit. `cause`: what made us read the order."""
+"""The append-only journal. Its order is (xid, seq), and a reader asks for `(xid, seq) > cursor` with
+`xid < pg_snapshot_xmin(pg_current_snapshot())`: below that horizon every transaction has ended, so nothing can still
+appear. A cursor of `seq` alone would pass over rows, because numbers are taken before the commit and an older
+transaction may take the higher one. `cause`: what made us read the order."""
 
 order_events = sa.Table(
     "order_events",

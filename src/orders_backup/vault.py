@@ -45,8 +45,8 @@ def from_keys(keys: list[tuple[str, bytes]]) -> Vault:
     """A vault of the keys in ENCRYPTION_KEYS. Raises SettingsError where there is none."""
     if not keys:
         raise SettingsError(
-            "ENCRYPTION_KEYS is not set. Write ENCRYPTION_KEYS=key1:$(head -c 32 /dev/urandom | base64) and keep it safe:"
-            " without it no seller's login can be opened again."
+            "ENCRYPTION_KEYS is not set. Write ENCRYPTION_KEYS=key1:$(head -c 32 /dev/urandom | base64) and keep it"
+            " safe: without it no login can be opened again."
         )
     return Vault(dict(keys))
 

@@ -79,7 +79,6 @@ def celery_app(config: Settings) -> Celery:
 
 def register(app: Celery, runtime: Runtime) -> None:
     """The tasks. Each takes identifiers, makes one call, and leaves every decision to the room it calls."""
-
     task: Callable[..., Callable[[Callable[..., None]], Any]] = app.task
 
     @task(name="poll_device")

@@ -21,7 +21,7 @@ _ORDER_ID = re.compile(r"[!-~]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class OrderFacts:
-    """What an order's columns show. `ordered_at`: the latest purchase of its line items, as Allegro's filter takes it."""
+    """What an order's columns show. `ordered_at`: the latest purchase of its line items, as Allegro filters."""
 
     order_id: str
     status: str | None

@@ -17,6 +17,7 @@ from orders_backup.local.processes import Child
 from orders_backup.settings import Settings
 
 SECRETS, RUNNING, LOCK = "secrets.json", "running.json", "lock"
+LOCK_LENGTH = 4000
 
 
 def prepared(data_dir: Path) -> Path:
@@ -75,8 +76,7 @@ def held(data_dir: Path, *, service_url: str) -> Iterator[Holder]:
 def _locked(path: Path, *, patience: float = 0.0) -> Iterator[IO[str]]:
     """Raises BlockingIOError where another process holds it for longer than `patience` seconds."""
     deadline = time.monotonic() + patience
-    with path.open("a+") as file:
-        path.chmod(0o600)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,9 +89,9 @@ def _locked(path: Path, *, patience: float = 0.0) -> Iterator[IO[str]]:
 
 
 def _overwrite(file: IO[str], content: dict[str, Any]) -> None:
+    """In one write of always the same length: whoever reads meanwhile finds the old or the new."""
     file.seek(0)
-    file.truncate()
-    file.write(json.dumps(content))
+    file.write(json.dumps(content).ljust(LOCK_LENGTH))
     file.flush()
 
 

@@ -105,7 +105,7 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
 
 
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
-    """The answers in the order of the questions, several on the way at once; a known failure takes its answer's place."""
+    """The answers in the order of the questions, several on the way at once; a known failure stands for its answer."""
 
     def answer(question: Q) -> A | OrdersBackupError:
         try:
