@@ -126,6 +126,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("total", sa.Text(), nullable=True),
         sa.Column("currency", sa.Text(), nullable=True),
+        sa.Column("line_item_ids", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("gone_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("superseded_by", sa.Text(collation="C"), nullable=True),
         sa.Column("projection_lossy", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -135,13 +136,7 @@ def upgrade() -> None:
     op.create_index("ix_orders_account_id_ordered_at", "orders", ["account_id", "ordered_at", "order_id"], unique=False)
     op.create_index("ix_orders_account_id_updated_at", "orders", ["account_id", "updated_at", "order_id"], unique=False)
     op.create_index("ix_orders_buyer_login", "orders", ["account_id", "buyer_login"], unique=False)
-    op.create_index(
-        "ix_orders_unlinked",
-        "orders",
-        ["account_id"],
-        unique=False,
-        postgresql_where=sa.text("gone_at IS NOT NULL AND superseded_by IS NULL"),
-    )
+    op.create_index("ix_orders_line_item_ids", "orders", ["line_item_ids"], unique=False, postgresql_using="gin")
     op.create_table(
         "request_budget",
         sa.Column("key", sa.Text(), nullable=False),
@@ -215,7 +210,6 @@ def upgrade() -> None:
         sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("moves_updated_at", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("line_item_ids", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
-        sa.Column("buyer_login", sa.Text(), nullable=True),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),

@@ -222,7 +222,6 @@ owed_orders = sa.Table(
     sa.Column("occurred_at", Instant),
     sa.Column("moves_updated_at", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("line_item_ids", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
-    sa.Column("buyer_login", sa.Text),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("last_error", sa.Text),
     sa.Column("due_at", Instant, nullable=False),
@@ -270,6 +269,7 @@ orders = sa.Table(
     sa.Column("updated_at", Instant),
     sa.Column("total", sa.Text),
     sa.Column("currency", sa.Text),
+    sa.Column("line_item_ids", pg.ARRAY(sa.Text), nullable=False),
     sa.Column("gone_at", Instant),
     sa.Column("superseded_by", AllegroId),
     sa.Column("projection_lossy", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -277,15 +277,12 @@ orders = sa.Table(
     sa.Index("ix_orders_account_id_ordered_at", "account_id", "ordered_at", "order_id"),
     sa.Index("ix_orders_account_id_updated_at", "account_id", "updated_at", "order_id"),
     sa.Index("ix_orders_buyer_login", "account_id", "buyer_login"),
-    sa.Index(
-        "ix_orders_unlinked",
-        "account_id",
-        postgresql_where=sa.text("gone_at IS NOT NULL AND superseded_by IS NULL"),
-    ),
+    sa.Index("ix_orders_line_item_ids", "line_item_ids", postgresql_using="gin"),
 )
 """The head of every order. `version` and `sha256` name the newest of its `versions`; `read_at` is when the newest
 reading's request was sent, changed or not; `order_data` is a projection for queries, rebuilt from the archive at will;
-`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then."""
+`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then; `line_item_ids` are what
+links it to the form that took its place, because they survive a merge (Allegro's FAQ)."""
 
 order_versions = sa.Table(
     "order_versions",

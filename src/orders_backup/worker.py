@@ -5,6 +5,7 @@ retried by Celery. Any number of workers and schedulers may run.
 """
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -151,9 +152,9 @@ def run_worker(config: Settings, *, concurrency: int) -> None:
     setup_logging.connect(lambda **_: None, weak=False)  # Celery leaves the logs as log.configure made them
     warnings.filterwarnings("ignore", category=SecurityWarning)  # root is harmless here: messages are JSON, never code
     logger.info("worker_started", concurrency=concurrency)
-    app.worker_main(
-        ["--quiet", "worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
-    )
+    name = f"--hostname=worker-{os.getpid()}@%h"
+    options = ["--pool=threads", f"--concurrency={concurrency}", name, "--without-gossip", "--without-mingle"]
+    app.worker_main(["--quiet", "worker", *options])
     runtime.close()
 
 

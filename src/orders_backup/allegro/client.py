@@ -125,9 +125,7 @@ def _list(client: Client, token: str, filters: dict[str, str], offset: int, limi
     return OrderPage(sent_at, orders, total_count)
 
 
-def _get(
-    client: Client, token: str, path: str, parameters: Mapping[str, str] | None = None
-) -> httpx.Response:
+def _get(client: Client, token: str, path: str, parameters: Mapping[str, str] | None = None) -> httpx.Response:
     try:
         answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
     except httpx.HTTPError as error:
@@ -155,9 +153,7 @@ def check(answer: httpx.Response) -> None:
     if status == 404 and is_json:
         raise AllegroNotFoundError("Allegro has no such order.", **known)
     if status == 429:
-        raise AllegroLimitError(
-            "Allegro's request limit was exceeded.", retry_after=_retry_after(answer), **known
-        )
+        raise AllegroLimitError("Allegro's request limit was exceeded.", retry_after=_retry_after(answer), **known)
     if status >= 500 or not is_json:
         raise AllegroUnavailableError(f"Allegro answered {status}.", **known)
     raise AllegroError(f"Allegro refused the request with {status}.", **known)

@@ -32,7 +32,7 @@ class OrderFacts:
     updated_at: datetime | None
     total: str | None
     currency: str | None
-    line_item_ids: tuple[str, ...]
+    line_item_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ class Event:
     event_type: str | None
     occurred_at: datetime | None
     order_id: str | None
-    line_item_ids: tuple[str, ...]
-    buyer_login: str | None
+    line_item_ids: list[str]
     body: bytes
 
 
@@ -87,7 +86,6 @@ class _Form(msgspec.Struct):
 
 class _EventOrder(msgspec.Struct):
     checkoutForm: _Id | None = None  # noqa: N815
-    buyer: _Buyer | None = None
     lineItems: list[_LineItem] | None = None  # noqa: N815
 
 
@@ -170,7 +168,7 @@ def order_facts(body: bytes) -> OrderFacts | None:
         updated_at=instant(form.updatedAt),
         total=text(total.amount) if total else None,
         currency=text(total.currency) if total else None,
-        line_item_ids=tuple(found for item in items if (found := text(item.id))),
+        line_item_ids=_ids(items),
     )
 
 
@@ -202,6 +200,10 @@ def _form_of_another_shape(body: bytes) -> _Form:
     return _Form(id=value.get("id")) if isinstance(value, dict) else _Form()
 
 
+def _ids(items: list[_LineItem]) -> list[str]:
+    return [found for item in items if (found := text(item.id))]
+
+
 def _event_of(body: bytes) -> Event:
     event = _read(_event.decode, body)
     event_id = text(event.id)
@@ -213,8 +215,7 @@ def _event_of(body: bytes) -> Event:
         event_type=text(event.type),
         occurred_at=instant(event.occurredAt),
         order_id=text(order.checkoutForm.id) if order.checkoutForm else None,
-        line_item_ids=tuple(found for item in order.lineItems or [] if (found := text(item.id))),
-        buyer_login=text(order.buyer.login) if order.buyer else None,
+        line_item_ids=_ids(order.lineItems or []),
         body=body,
     )
 
@@ -223,6 +224,4 @@ def _read(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise AllegroAnswerError(
-            f"Allegro's answer is not the JSON it should be: {type(error).__name__}."
-        ) from None
+        raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: {type(error).__name__}.") from None

@@ -102,59 +102,33 @@ def events_processed(tx: Connection, account_id: UUID, order_ids: Sequence[str])
     )
 
 
-def gone(
-    tx: Connection,
-    account_id: UUID,
-    order_id: str,
-    *,
-    line_item_ids: Sequence[str],
-    buyer_login: str | None,
-    now: datetime,
-) -> str | None:
+def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequence[str], now: datetime) -> str | None:
     """Allegro answered 404: the data stay; the form that took over its line items, if we hold one, is named.
 
-    Returns that form's id. The line items and login of an event serve where the order itself was never read.
+    Returns that form's id. `line_item_ids` of an event serve where the order itself was never read.
     """
     _lock(tx, account_id)
     head = orders.c
-    mine = (head.account_id == account_id) & (head.order_id == order_id)
-    tx.execute(sa.update(orders).values(gone_at=sa.func.coalesce(head.gone_at, now)).where(mine))
+    kept = tx.execute(
+        sa.update(orders)
+        .values(gone_at=sa.func.coalesce(head.gone_at, now))
+        .where(head.account_id == account_id, head.order_id == order_id)
+        .returning(head.line_item_ids)
+    ).scalar_one_or_none()
     successor: str | None = tx.execute(
-        _SUCCESSOR,
-        {"account": account_id, "order": order_id, "items": list(line_item_ids), "login": buyer_login},
+        sa.select(head.order_id)
+        .where(
+            head.line_item_ids.overlap(kept or list(line_item_ids)),
+            head.account_id == account_id,
+            head.order_id != order_id,
+            head.gone_at.is_(None),
+        )
+        .order_by(head.ordered_at.desc(), head.order_id.desc())
+        .limit(1)
     ).scalar_one_or_none()
     if successor is not None:
         _supersede(tx, account_id, order_id, successor)
     return successor
-
-
-_SUCCESSOR = sa.text("""
-    WITH old AS (
-        SELECT coalesce(max(buyer_login), :login) AS login,
-               coalesce(array_agg(item #>> '{}') FILTER (WHERE item IS NOT NULL), '{}')
-               || CAST(:items AS text[]) AS items
-          FROM orders LEFT JOIN LATERAL jsonb_path_query(order_data, '$.lineItems[*].id') AS item ON true
-         WHERE account_id = :account AND order_id = :order
-    )
-    SELECT o.order_id
-      FROM old JOIN orders o ON o.account_id = :account AND o.buyer_login = old.login
-     WHERE o.order_id <> :order AND o.gone_at IS NULL
-       AND EXISTS (SELECT FROM jsonb_path_query(o.order_data, '$.lineItems[*].id') AS item
-                    WHERE item #>> '{}' = ANY (old.items))
-     ORDER BY o.ordered_at DESC, o.order_id DESC
-     LIMIT 1
-""")
-
-_SHARING_LINE_ITEMS = sa.text("""
-    SELECT DISTINCT o.order_id AS old_id, o.gone_at IS NOT NULL AS is_gone, n.order_id AS new_id
-      FROM orders n
-      JOIN orders o ON o.account_id = n.account_id AND o.buyer_login = n.buyer_login
-     WHERE n.account_id = :account AND n.order_id = ANY (:new) AND o.order_id <> n.order_id
-       AND o.superseded_by IS NULL
-       AND EXISTS (SELECT FROM jsonb_path_query(o.order_data, '$.lineItems[*].id') AS theirs,
-                               jsonb_path_query(n.order_data, '$.lineItems[*].id') AS ours
-                    WHERE theirs = ours)
-""")
 
 
 def _record_distinct(
@@ -263,6 +237,7 @@ _SHOWN = (
     "updated_at",
     "total",
     "currency",
+    "line_item_ids",
 )
 
 
@@ -276,7 +251,7 @@ _UPDATE_HEAD = f"""
       FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
                    %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
                    %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
-                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency,
+                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency, %s::text[] AS line_item_ids,
                    %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
      WHERE o.account_id = n.account_id AND o.order_id = n.order_id
 """
@@ -353,12 +328,22 @@ def _link_merged(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> list
     """A new order with another one's line items took its place: gone ones are linked, others named for reading."""
     if not rows:
         return []
-    new = [row.reading.facts.order_id for row in rows]
-    found = tx.execute(_SHARING_LINE_ITEMS, {"account": account_id, "new": new}).all()
-    for old_id, is_gone, new_id in found:
-        if is_gone:
+    new, old = orders.alias("new"), orders.alias("old")
+    query = sa.select(old.c.order_id, old.c.gone_at, new.c.order_id).where(
+        new.c.account_id == account_id,
+        new.c.order_id.in_([row.reading.facts.order_id for row in rows]),
+        old.c.line_item_ids.overlap(new.c.line_item_ids),
+        old.c.account_id == account_id,
+        old.c.order_id != new.c.order_id,
+        old.c.superseded_by.is_(None),
+    )
+    doubtful = []
+    for old_id, gone_at, new_id in tx.execute(query).all():
+        if gone_at is None:
+            doubtful.append(old_id)
+        else:
             _supersede(tx, account_id, old_id, new_id)
-    return [old_id for old_id, is_gone, _ in found if not is_gone]
+    return doubtful
 
 
 def _supersede(tx: Connection, account_id: UUID, order_id: str, successor: str) -> None:

@@ -134,7 +134,7 @@ def record(
         struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)
         if struck:
             archive.events_processed(tx, job.account_id, struck)
-    doubtful = [Debt(order_id, None, False, (), None) for order_id in recorded.maybe_superseded]
+    doubtful = [Debt(order_id, None, False, []) for order_id in recorded.maybe_superseded]
     state.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
     return recorded, set(struck)
 

@@ -34,8 +34,7 @@ class Debt:
     order_id: str
     occurred_at: datetime | None
     moves_updated_at: bool
-    line_item_ids: tuple[str, ...]
-    buyer_login: str | None
+    line_item_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def debts(events: Iterable[Event]) -> list[Debt]:
         if event.order_id is None:
             continue
         moves = event.event_type not in FROZEN_UPDATED_AT
-        debt = Debt(event.order_id, event.occurred_at, moves, event.line_item_ids, event.buyer_login)
+        debt = Debt(event.order_id, event.occurred_at, moves, event.line_item_ids)
         known = by_order.get(event.order_id)
         by_order[event.order_id] = debt if known is None else _joined(known, debt)
     return list(by_order.values())
@@ -81,7 +80,7 @@ def debts(events: Iterable[Event]) -> list[Debt]:
 def _joined(one: Debt, other: Debt) -> Debt:
     moments = [moment for moment in (one.occurred_at, other.occurred_at) if moment is not None]
     moves = one.moves_updated_at or other.moves_updated_at
-    return Debt(one.order_id, min(moments, default=None), moves, other.line_item_ids, other.buyer_login)
+    return Debt(one.order_id, min(moments, default=None), moves, other.line_item_ids)
 
 
 def overlapped(cursor: str) -> str:

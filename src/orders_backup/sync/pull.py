@@ -298,14 +298,8 @@ def _gone(job: Job, run_id: UUID, debt: "Row[Any]") -> None:
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        successor = archive.gone(
-            tx,
-            job.account_id,
-            debt.order_id,
-            line_item_ids=debt.line_item_ids,
-            buyer_login=debt.buyer_login,
-            now=now,
-        )
+        items = debt.line_item_ids
+        successor = archive.gone(tx, job.account_id, debt.order_id, line_item_ids=items, now=now)
         state.paid(tx, job.account_id, [debt.order_id], sent_at=now)
         archive.events_processed(tx, job.account_id, [debt.order_id])
         state.count(tx, run_id, Recorded(), gone=1)

@@ -327,8 +327,7 @@ def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, 
             "owed_at": now,
             "occurred_at": debt.occurred_at,
             "moves_updated_at": debt.moves_updated_at,
-            "line_item_ids": list(debt.line_item_ids),
-            "buyer_login": debt.buyer_login,
+            "line_item_ids": debt.line_item_ids,
             "due_at": now,
         }
         for debt in debts

@@ -1,0 +1,252 @@
+"""The invariants, asked of a finished database and the simulator's truth. Each yields a sentence per violation."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+import zstandard
+from sqlalchemy.engine import Connection, Row
+
+from allegro_simulator.oauth import Refreshed
+from allegro_simulator.world import Truth
+from orders_backup.codec import Codec
+from orders_backup.sync import reconcile
+
+from . import scale
+from .watched import made_at
+
+Key = tuple[str, str]
+"""Seller and order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What Allegro knows. `killed`: the moments at which a reading may have been lost on its way to the disk."""
+
+    accounts: dict[str, UUID]
+    truth: dict[Key, Truth]
+    served_events: dict[str, set[str]]
+    tokens: Sequence[Refreshed]
+    killed: Sequence[datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One stored version; `body` is None where it cannot be opened."""
+
+    number: int
+    read_at: datetime
+    size: int
+    sha256: str
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What we kept, versions in the order of reading."""
+
+    heads: "dict[Key, Row[Any]]"
+    versions: dict[Key, list[Version]]
+
+
+def violations(tx: Connection, evidence: Evidence) -> list[str]:
+    """Every broken promise, each beginning with the name of its invariant; empty when all hold."""
+    kept = _archive(tx, evidence)
+    return [
+        *_lost(evidence, kept),
+        *_doubled(tx, evidence, kept),
+        *_skipped(tx, evidence),
+        *_unfounded(kept),
+        *_tokens(tx, evidence),
+        *_runs(tx),
+        *_unsettled(tx),
+        *_unproven(tx, evidence),
+    ]
+
+
+def lost_in_flight(tx: Connection, evidence: Evidence) -> list[Key]:
+    """Forms that Allegro served, that were merged away before anybody could read them again, and that we do not hold.
+
+    Only a kill between the answer and the commit explains them: no program can keep what it was killed with.
+    """
+    kept = _archive(tx, evidence)
+    return [
+        key
+        for key, truth in evidence.truth.items()
+        if key not in kept.heads and truth.gone and truth.served and _may_have_been_lost(key, evidence)
+    ]
+
+
+def _may_have_been_lost(key: Key, evidence: Evidence) -> bool:
+    successor = evidence.truth[key].superseded_by
+    if successor is None:
+        return False
+    born, merged = made_at(key[1]), made_at(successor)
+    return any(born <= killed <= merged for killed in evidence.killed)
+
+
+def _archive(tx: Connection, evidence: Evidence) -> Archive:
+    sellers, codec = {account: seller for seller, account in evidence.accounts.items()}, Codec()
+    heads = {(sellers[row.account_id], row.order_id): row for row in tx.execute(sa.text("SELECT * FROM orders"))}
+    versions: dict[Key, list[Version]] = defaultdict(list)
+    for row in tx.execute(sa.text("SELECT * FROM order_versions ORDER BY read_at, version")):
+        body = _opened(tx, codec, row)
+        one = Version(row.version, row.read_at, row.size, row.sha256.hex(), body)
+        versions[sellers[row.account_id], row.order_id].append(one)
+    return Archive(heads, versions)
+
+
+def _opened(tx: Connection, codec: Codec, row: "Row[Any]") -> bytes | None:
+    try:
+        return codec.decompress(tx, row.dictionary_id, row.body)
+    except zstandard.ZstdError:
+        return None
+
+
+def _lost(evidence: Evidence, kept: Archive) -> Iterator[str]:
+    """I1: whatever was served or is listed is stored, and what is not gone is stored as it is now."""
+    for key, truth in evidence.truth.items():
+        is_listed = not truth.gone and not truth.hidden
+        head = kept.heads.get(key)
+        if head is None:
+            if is_listed or (truth.served and not _may_have_been_lost(key, evidence)):
+                yield f"I1 {key} is {'listed' if is_listed else 'gone but was served'} and is not stored"
+        elif is_listed and _newest(kept.versions[key], head) != truth.current:
+            yield f"I1 {key}: the newest stored bytes are not what Allegro serves now"
+        elif is_listed and head.gone_at is not None:
+            yield f"I1 {key} is listed and is stored as gone"
+        elif truth.gone and head.gone_at is None:
+            yield f"I1 {key} was merged away and is not stored as gone"
+    for key in kept.heads.keys() - evidence.truth.keys():
+        yield f"I1 {key} is stored and never was"
+
+
+def _newest(versions: Sequence[Version], head: "Row[Any]") -> bytes | None:
+    return next((one.body for one in versions if one.number == head.version), None)
+
+
+def _doubled(tx: Connection, evidence: Evidence, kept: Archive) -> Iterator[str]:
+    """I2: no version twice, none that was not served, in the order of the truth; one 'created' per order."""
+    for key, versions in kept.versions.items():
+        shas = [one.sha256 for one in versions]
+        truth = evidence.truth.get(key)
+        if any(one == other for one, other in zip(shas, shas[1:], strict=False)):
+            yield f"I2 {key} has the same version twice in a row"
+        if truth is None or not set(shas) <= set(truth.served):
+            yield f"I2 {key} has a version that was never served"
+        elif not _in_order(shas, truth.versions):
+            yield f"I2 {key} has its versions in another order than they came to be"
+    query = """
+        SELECT o.account_id, o.order_id, count(c.seq) AS times
+          FROM orders o LEFT JOIN order_changes c
+            ON c.account_id = o.account_id AND c.order_id = o.order_id AND 'order.created' = ANY (c.kinds)
+         GROUP BY 1, 2 HAVING count(c.seq) <> 1
+    """
+    for row in tx.execute(sa.text(query)):
+        yield f"I2 {row.order_id} was created {row.times} times according to the journal of changes"
+
+
+def _in_order(some: Sequence[str], all_of_them: Sequence[str]) -> bool:
+    rest = iter(all_of_them)
+    return all(one in rest for one in some)
+
+
+def _skipped(tx: Connection, evidence: Evidence) -> Iterator[str]:
+    """I3: every event that was served is stored, once, and its order was read afterwards."""
+    for seller_id, served in evidence.served_events.items():
+        query = sa.text("SELECT event_id, processed_at FROM order_events WHERE account_id = :account")
+        rows = tx.execute(query, {"account": evidence.accounts[seller_id]}).all()
+        stored = Counter(row.event_id for row in rows)
+        for event_id in sorted(served - stored.keys()):
+            yield f"I3 event {event_id} of {seller_id} was served and is not stored"
+        for event_id, times in stored.items():
+            if times > 1:
+                yield f"I3 event {event_id} of {seller_id} is stored {times} times"
+        for row in rows:
+            if row.processed_at is None:
+                yield f"I3 event {row.event_id} of {seller_id} was never followed by a reading"
+
+
+def _unfounded(kept: Archive) -> Iterator[str]:
+    """I4: heads and projections follow from the versions, and the versions' bytes are what their hashes say."""
+    for key, versions in kept.versions.items():
+        for one in versions:
+            if one.body is None or hashlib.sha256(one.body).hexdigest() != one.sha256 or len(one.body) != one.size:
+                yield f"I4 {key} version {one.number}: the bytes are not those of the hash"
+        if [one.number for one in sorted(versions, key=lambda one: one.number)] != list(range(1, len(versions) + 1)):
+            yield f"I4 {key}: the versions are not numbered from 1 on without a gap"
+    for key, head in kept.heads.items():
+        yield from _unfounded_head(key, head, kept.versions[key])
+
+
+def _unfounded_head(key: Key, head: "Row[Any]", versions: Sequence[Version]) -> Iterator[str]:
+    named = next((one for one in versions if one.number == head.version), None)
+    if named is None or named.sha256 != head.sha256.hex():
+        yield f"I4 {key}: the head names a version that is not there"
+        return
+    if head.versions != len(versions):
+        yield f"I4 {key}: the head counts {head.versions} versions and there are {len(versions)}"
+    if any(one.read_at > head.read_at for one in versions) or versions[-1].number != head.version:
+        yield f"I4 {key}: there is a version newer than the head"
+    if named.body is not None and (head.projection_lossy or head.order_data != json.loads(named.body)):
+        yield f"I4 {key}: the projection is not that of the newest version"
+
+
+def _tokens(tx: Connection, evidence: Evidence) -> Iterator[str]:
+    """I6: nobody has to connect again; no refresh token was refused, or used again when its grace was nearly over."""
+    for row in tx.execute(sa.text("SELECT name, status, reason FROM accounts WHERE status <> 'active'")):
+        yield f"I6 {row.name} is {row.status} ({row.reason})"
+    used: dict[tuple[str | None, int | None], float] = {}
+    for use in evidence.tokens:
+        first = used.setdefault((use.seller_id, use.generation), use.at)
+        if use.outcome != "ok":
+            yield f"I6 a refresh of {use.seller_id}, generation {use.generation}, was answered {use.outcome}"
+        elif use.at - first > scale.LATEST_REUSE:
+            yield f"I6 generation {use.generation} of {use.seller_id} was used again after {use.at - first:.1f} s"
+
+
+def _runs(tx: Connection) -> Iterator[str]:
+    """Conservation: each run adds up, all runs together made what there is, and none was left behind."""
+    query = """
+        SELECT h.account_id, bool_and(listed = inserted + updated + unchanged + set_aside + gone) AS adds_up,
+               count(*) FILTER (WHERE finished_at IS NULL) AS unfinished, sum(inserted) AS inserted,
+               sum(inserted + updated) AS stored, sum(set_aside) AS set_aside,
+               (SELECT count(*) FROM orders o WHERE o.account_id = h.account_id) AS orders,
+               (SELECT count(*) FROM order_versions v WHERE v.account_id = h.account_id) AS versions
+          FROM sync_history h GROUP BY h.account_id
+    """
+    for row in tx.execute(sa.text(query)):
+        if not row.adds_up or row.set_aside:
+            yield f"runs of {row.account_id} do not add up"
+        if row.unfinished:
+            yield f"runs of {row.account_id}: {row.unfinished} were left behind"
+        if (row.inserted, row.stored) != (row.orders, row.versions):
+            yield f"runs of {row.account_id} counted {row.inserted} and {row.stored}, not {row.orders} {row.versions}"
+
+
+def _unsettled(tx: Connection) -> Iterator[str]:
+    """Nothing is left that somebody claimed and nobody holds, or that somebody began and nobody ended."""
+    for table in ("syncs", "account_tokens", "device_flows"):
+        allowed = timedelta(seconds=1)
+        query = sa.text(f"SELECT * FROM {table} WHERE leased_until < clock_timestamp() - CAST(:allowed AS interval)")
+        for row in tx.execute(query, {"allowed": allowed}):
+            yield f"leases: {table} of {row.account_id} was claimed until {row.leased_until} and never given back"
+    for row in tx.execute(sa.text("SELECT account_id FROM owed_orders")):
+        yield f"leases: an order of {row.account_id} is still owed"
+
+
+def _unproven(tx: Connection, evidence: Evidence) -> Iterator[str]:
+    """The certificate says of itself whether it is complete; its numbers must be those of the truth."""
+    for seller_id, account_id in evidence.accounts.items():
+        certificate = reconcile.certificate(tx, account_id)
+        if not certificate.complete:
+            yield f"certificate of {seller_id}: {'; '.join(certificate.open_questions)}"
+        in_windows = [window for window in certificate.windows if window.listed != window.stored]
+        if certificate.missing or in_windows:
+            yield f"certificate of {seller_id}: {certificate.missing} missing"

@@ -1,0 +1,114 @@
+"""History by windows: everything, byte for byte, with few calls, through interruptions and unsound pages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.sync.conftest import Shop
+
+LIST = "/order/checkout-forms"
+
+
+def lists(shop: Shop) -> int:
+    return sum(count for (path, _), count in shop.world.counts.items() if path == LIST)
+
+
+def test_every_order_is_kept_byte_for_byte_with_one_call_a_page(shop: Shop) -> None:
+    shop.backfill()
+    assert shop.differences() == []
+    assert lists(shop) == 3
+    assert shop.value("SELECT count(*) FROM order_changes WHERE account_id = :account") == 250
+
+
+def test_an_empty_shop_is_proven_empty(make_shop: Callable[[int], Shop]) -> None:
+    shop = make_shop(0)
+    shop.backfill()
+    certificate = shop.certificate()
+    assert certificate.complete
+    assert certificate.listed == 0
+
+
+def test_the_cursor_is_pinned_before_the_first_page(shop: Shop) -> None:
+    shop.work_on_listing()
+    first = [call.path for call in shop.world.calls if call.path in {LIST, "/order/event-stats"}]
+    assert first[0] == "/order/event-stats"
+    assert first[1] == LIST
+
+
+def test_what_is_bought_during_the_backfill_is_not_lost(shop: Shop) -> None:
+    shop.world.faults("status", code=503, path=LIST, times=2)
+    shop.work_on_listing()
+    late = shop.world.buys(shop.seller_id)
+    shop.backfill()
+    shop.follow()
+    assert shop.versions(late) == [shop.world.body(late)]
+    assert shop.differences() == []
+
+
+def test_an_interrupted_backfill_goes_on_at_its_page(make_shop: Callable[[int], Shop]) -> None:
+    shop = make_shop(1_200)
+    shop.work_on_listing()
+    shop.change(
+        """UPDATE sync_windows SET status = 'open', next_offset = 900, listed = 900 WHERE account_id = :account"""
+    )
+    shop.change("""UPDATE sync_history SET status = 'running', finished_at = NULL WHERE account_id = :account""")
+    before = lists(shop)
+    shop.backfill()
+    assert lists(shop) - before == 3
+    assert shop.differences() == []
+
+
+def test_an_outage_in_the_middle_leaves_the_backfill_due_and_nothing_lost(shop: Shop) -> None:
+    shop.world.goes_down()
+    shop.work_on_listing()
+    assert shop.value("SELECT failures FROM syncs WHERE account_id = :account AND kind = 'listing'") == 1
+    shop.world.comes_back()
+    shop.backfill()
+    assert shop.differences() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("wrong_total", {"delta": 7}),
+        ("shifted_page", {"by": 3}),
+        ("ignored_filter", {}),
+        ("truncated", {}),
+        ("html", {}),
+        ("reset", {}),
+    ],
+)
+def test_an_unsound_page_has_its_window_read_again(shop: Shop, kind: str, options: dict[str, Any]) -> None:
+    shop.world.faults(kind, path=LIST, times=1, **options)
+    shop.backfill()
+    certificate = shop.certificate()
+    assert certificate.complete
+    assert (certificate.listed, certificate.stored) == (250, 250)
+    assert shop.differences() == []
+
+
+def test_a_list_that_never_holds_still_is_never_called_complete(shop: Shop) -> None:
+    shop.world.faults("shifted_page", path=LIST, times=None, by=1)
+    for _ in range(8):
+        shop.work_on_listing()
+    assert not shop.certificate().complete
+    assert shop.value("SELECT max(error) FROM sync_history WHERE account_id = :account") is not None
+    shop.world.clear_faults()
+    shop.backfill()
+    assert shop.certificate().complete
+
+
+def test_more_orders_than_a_list_can_page_are_reached_by_halves(make_shop: Callable[[int], Shop]) -> None:
+    shop = make_shop(10_300)
+    shop.backfill()
+    assert shop.value("SELECT count(*) FROM orders WHERE account_id = :account") == 10_300
+    assert shop.certificate().complete
+    assert lists(shop) <= 1.05 * 103
+
+
+def test_the_counts_of_a_run_add_up(shop: Shop) -> None:
+    shop.backfill()
+    row = shop.rows(
+        "SELECT listed, inserted, expected, status FROM sync_history WHERE account_id = :account AND kind = 'backfill'"
+    )[0]
+    assert tuple(row) == (250, 250, 250, "succeeded")

@@ -1,0 +1,327 @@
+"""The request budget: what no minute may exceed, who leaves what to whom, and what happens after a 429."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import example, given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+from sqlalchemy.engine import Engine
+
+from orders_backup import budget
+from orders_backup import db as database
+from orders_backup.budget import Bucket, Level, Priority
+from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError
+from orders_backup.tables import request_budget
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(seconds=60)
+A_MOMENT = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Somebody asks for `wanted` requests `gap` after the last one, or (None) as soon as that one was told to."""
+
+    gap: float | None
+    wanted: int
+    priority: Priority = Priority.TOKEN
+    refused_by_allegro: bool = False
+
+
+arrivals = st.lists(
+    st.builds(
+        Arrival,
+        gap=st.none() | st.floats(0, 90) | st.floats(0, 0.5),
+        wanted=st.integers(1, 10_000),
+        priority=st.sampled_from(Priority),
+        refused_by_allegro=st.sampled_from([False] * 9 + [True]),
+    ),
+    max_size=60,
+)
+limits = st.integers(1, 10_000) | st.sampled_from([1, 2, 3, 10, 57, 58, 60, 85, 86, 100, 1000, 9000])
+levels = st.builds(
+    Level,
+    full_at=st.floats(-200, 200).map(lambda s: START + timedelta(seconds=s)),
+    silent_until=st.none() | st.floats(-300, 100).map(lambda s: START + timedelta(seconds=s)),
+)
+
+
+def play(bucket: Bucket, pattern: Sequence[Arrival]) -> list[tuple[datetime, int]]:
+    """Plays a pattern of arrivals against one bucket and says what was granted when."""
+    level, now, told = Level(START, None), START, START
+    granted = []
+    for arrival in pattern:
+        now = max(now, told) if arrival.gap is None else now + timedelta(seconds=arrival.gap)
+        count, told = budget.room(bucket, level, now=now, priority=arrival.priority)
+        count = min(count, arrival.wanted)
+        if count:
+            level = Level(budget.drained(bucket, level, count, now=now), level.silent_until)
+            granted.append((now, count))
+        if arrival.refused_by_allegro:
+            level = Level(level.full_at, now + budget.SILENCE)
+    return granted
+
+
+def busiest_minute(granted: Sequence[tuple[datetime, int]]) -> int:
+    """The most that lies in any closed window of 60 s."""
+    return max(
+        (sum(count for at, count in granted if begin <= at <= begin + MINUTE) for begin, _ in granted), default=0
+    )
+
+
+def greedy(bucket: Bucket, level: Level, *, since: datetime, until: datetime, step: float) -> int:
+    """What somebody gets who asks for everything all the time."""
+    total, now = 0, since
+    while now < until:
+        count, _ = budget.room(bucket, level, now=now, priority=Priority.TOKEN)
+        level = Level(budget.drained(bucket, level, count, now=now), level.silent_until)
+        total += count
+        now += timedelta(seconds=step)
+    return total
+
+
+@given(limits, arrivals)
+@example(9000, [Arrival(None, 10_000)] * 60)
+@example(1, [Arrival(None, 1)] * 60)
+@example(2, [Arrival(59.9, 2)] * 60)
+@profile(deadline=None, max_examples=150)
+def test_no_minute_ever_holds_more_than_the_limit(limit: int, pattern: list[Arrival]) -> None:
+    assert busiest_minute(play(Bucket("one", limit), pattern)) <= limit
+
+
+@pytest.mark.parametrize("limit", [60, 100, 1000, 9000])
+def test_whoever_asks_all_the_time_gets_at_least_92_percent(limit: int) -> None:
+    ten_minutes = greedy(
+        Bucket("one", limit), Level(START, None), since=START, until=START + 10 * MINUTE, step=6 / limit
+    )
+    assert 0.92 * limit * 10 <= ten_minutes <= 0.97 * limit * 10 + limit * budget.BURST_SHARE
+
+
+@given(limits, levels, st.sampled_from(Priority))
+@profile(max_examples=200)
+def test_whoever_waits_as_told_gets_a_request(limit: int, level: Level, priority: Priority) -> None:
+    bucket, now = Bucket("one", limit), START
+    count, told = budget.room(bucket, level, now=now, priority=priority)
+    for _ in range(2):  # the second time is for whoever was told the end of a silence
+        if not count:
+            assert now <= told <= now + timedelta(hours=6)
+            now = told + A_MOMENT
+            count, told = budget.room(bucket, level, now=now, priority=priority)
+    assert count >= 1
+
+
+@given(limits, levels)
+def test_the_more_urgent_never_has_less_room(limit: int, level: Level) -> None:
+    rooms = [budget.room(Bucket("one", limit), level, now=START, priority=one) for one in Priority]
+    assert [count for count, _ in rooms] == sorted((count for count, _ in rooms), reverse=True)
+    assert [told for _, told in rooms] == sorted(told for _, told in rooms)
+
+
+@given(st.integers(86, 10_000))
+def test_a_backfill_that_takes_all_it_can_leaves_room_to_the_live_sync(limit: int) -> None:
+    bucket = Bucket("one", limit)
+    level = Level(START, None)
+    while taken := budget.room(bucket, level, now=START, priority=Priority.BACKFILL)[0]:
+        level = Level(budget.drained(bucket, level, taken, now=START), None)
+    left = {one: budget.room(bucket, level, now=START, priority=one)[0] for one in Priority}
+    assert left[Priority.TOKEN] >= bucket.burst // 2
+    assert left[Priority.LIVE] >= 1
+    assert left[Priority.BACKFILL] == 0
+
+
+@given(limits, st.floats(0, 64.999), st.sampled_from(Priority))
+def test_during_a_silence_nobody_calls_and_everyone_is_told_its_end(
+    limit: int, after: float, priority: Priority
+) -> None:
+    until = START + budget.SILENCE
+    now = START + timedelta(seconds=after)
+    assert budget.room(Bucket("one", limit), Level(START, until), now=now, priority=priority) == (0, until)
+
+
+def test_after_a_silence_the_rate_rises_from_a_tenth_to_all_of_it_in_two_minutes() -> None:
+    bucket, level = Bucket("one", 9000), Level(START, START)
+    at = {seconds: budget.ramp(level, now=START + timedelta(seconds=seconds)) for seconds in (0, 60, 119, 120, 500)}
+    assert at[0] == pytest.approx(0.1)
+    assert at[60] == pytest.approx(0.55)
+    assert at[119] < 1
+    assert at[120] == at[500] == 1
+    first, second, fourth = (
+        greedy(bucket, level, since=START + begin * MINUTE, until=START + (begin + 1) * MINUTE, step=0.01)
+        for begin in (0, 1, 3)
+    )
+    assert first < 0.4 * 9000
+    assert first < second < fourth
+    assert fourth > 0.92 * 9000
+
+
+def test_a_take_that_one_bucket_refuses_takes_nothing_from_the_other(db: Engine) -> None:
+    client, account = Bucket("client", 9000), Bucket("account", 1)
+    assert take(db, client, account, wanted=5) == 1
+    before = levels_of(db)
+    with pytest.raises(BudgetExhaustedError):
+        take(db, client, account)
+    assert levels_of(db) == before
+    assert room_now(db, client) == client.burst - 1
+
+
+def test_a_take_gets_what_the_tightest_bucket_has_and_drains_all_of_them_by_it(db: Engine) -> None:
+    client, account = Bucket("client", 9000), Bucket("account", 100)
+    assert take(db, client, account, wanted=50) == account.burst
+    assert client.burst - account.burst <= room_now(db, client) <= client.burst - account.burst + 1
+    assert room_now(db, account) == 0
+
+
+def test_whoever_is_refused_is_told_the_latest_moment_of_all_buckets(db: Engine) -> None:
+    fast, slow = Bucket("fast", 60), Bucket("slow", 1)
+    take(db, fast, slow)
+    take(db, fast)
+    with pytest.raises(BudgetExhaustedError) as refused:
+        take(db, fast, slow)
+    with database.transaction(db) as tx:
+        wait = refused.value.retry_at - database.clock(tx)
+    assert timedelta(seconds=110) < wait <= timedelta(seconds=120)
+
+
+def test_one_request_a_minute_is_still_granted_again_and_again(db: Engine) -> None:
+    slow = Bucket("slow", 1)
+    for _ in range(3):
+        assert take(db, slow, priority=Priority.BACKFILL) == 1
+        with pytest.raises(BudgetExhaustedError) as refused:
+            take(db, slow)
+        with database.transaction(db) as tx:
+            pass_time(tx, refused.value.retry_at - database.clock(tx) + A_MOMENT)
+
+
+def test_eight_threads_never_get_more_than_one_would(db: Engine) -> None:
+    bucket = Bucket("client", 600)
+    began = time.monotonic()
+    ends_at = began + 1.5
+
+    def keep_taking(priority: Priority) -> int:
+        total = 0
+        while time.monotonic() < ends_at:
+            try:
+                total += take(db, bucket, wanted=7, priority=priority)
+            except BudgetExhaustedError:
+                time.sleep(0.005)
+        return total
+
+    with ThreadPoolExecutor(8) as pool:
+        total = sum(pool.map(keep_taking, [*Priority, *Priority]))
+    most = bucket.burst + bucket.rate * (time.monotonic() - began)
+    assert bucket.burst <= total <= most + 1e-3
+
+
+def test_the_first_request_of_a_new_bucket_goes_to_one_of_eight_who_ask_at_once(db: Engine) -> None:
+    at_once = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        at_once.wait()
+        try:
+            return take(db, Bucket("never seen", 1), wanted=3)
+        except BudgetExhaustedError:
+            return 0
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(ask, range(8))) == [0] * 7 + [1]
+
+
+def test_takers_that_name_the_same_buckets_in_any_order_do_not_wait_crosswise(db: Engine) -> None:
+    client, account = Bucket("client", 10_000), Bucket("account", 10_000)
+    assert room_now(db, client) + room_now(db, account) == 700
+
+    def ask(turn: int) -> int:
+        pair = (client, account) if turn % 2 else (account, client)
+        return sum(take(db, *pair) for _ in range(20))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask, range(8))) == 160
+
+
+def test_no_call_may_be_made_while_the_database_is_away(settings_without_database: Engine) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        take(settings_without_database, Bucket("client", 9000))
+
+
+def test_after_a_429_the_whole_client_id_is_silent_for_65_seconds(db: Engine) -> None:
+    client, other = Bucket("client", 9000), Bucket("other client", 9000)
+    budget.silence(db, client.key, seconds=None)
+    for priority in Priority:
+        with pytest.raises(BudgetExhaustedError) as refused:
+            take(db, Bucket(f"account {priority}", 100), client, priority=priority)
+    with database.transaction(db) as tx:
+        left = refused.value.retry_at - database.clock(tx)
+    assert timedelta(seconds=55) < left <= timedelta(seconds=65)
+    assert take(db, other) == 1
+    with database.transaction(db) as tx:
+        pass_time(tx, left + A_MOMENT)
+    assert take(db, client) == 1
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(300.0, 300), (2.5, 2.5), (0.0, 65), (None, 65)])
+def test_a_silence_lasts_as_long_as_allegro_asked(db: Engine, seconds: float | None, expected: float) -> None:
+    budget.silence(db, "client", seconds=seconds)
+    assert silent_for(db, "client") == pytest.approx(expected, abs=2)
+
+
+def test_a_short_silence_never_ends_a_longer_one(db: Engine) -> None:
+    take(db, Bucket("client", 100))
+    budget.silence(db, "client", seconds=300)
+    budget.silence(db, "client", seconds=1)
+    assert silent_for(db, "client") > 290
+    budget.silence(db, "client", seconds=600)
+    assert silent_for(db, "client") > 590
+
+
+def test_a_silence_survives_whoever_takes_meanwhile(db: Engine) -> None:
+    bucket = Bucket("client", 9000)
+    with db.connect() as slow, ThreadPoolExecutor(1) as pool:
+        slow.execute(sa.insert(request_budget).values(key=bucket.key, full_at=sa.func.now()))
+        silencing = pool.submit(budget.silence, db, bucket.key, seconds=100)
+        time.sleep(0.1)
+        slow.commit()
+        silencing.result()
+    with pytest.raises(BudgetExhaustedError):
+        take(db, bucket)
+
+
+@pytest.fixture
+def settings_without_database() -> Engine:
+    return database.connect("postgresql://nobody:secret@127.0.0.1:9/nothing")
+
+
+def take(db: Engine, *buckets: Bucket, wanted: int = 1, priority: Priority = Priority.TOKEN) -> int:
+    return budget.take(db, buckets, wanted, priority=priority)
+
+
+def levels_of(db: Engine) -> set[tuple[str, datetime, datetime | None]]:
+    with database.transaction(db) as tx:
+        return {(row.key, row.full_at, row.silent_until) for row in tx.execute(sa.select(request_budget))}
+
+
+def room_now(db: Engine, bucket: Bucket) -> int:
+    """How many requests the bucket holds; nothing is taken."""
+    found = {key: Level(full_at, silent_until) for key, full_at, silent_until in levels_of(db)}
+    with database.transaction(db) as tx:
+        now = database.clock(tx)
+    return budget.room(bucket, found.get(bucket.key, Level(now, None)), now=now, priority=Priority.TOKEN)[0]
+
+
+def silent_for(db: Engine, key: str) -> float:
+    with database.transaction(db) as tx:
+        left = sa.select(request_budget.c.silent_until - sa.func.clock_timestamp()).where(request_budget.c.key == key)
+        wait: timedelta = tx.execute(left).scalar_one()
+    return wait.total_seconds()
+
+
+def pass_time(tx: sa.Connection, length: timedelta) -> None:
+    """As if everything had happened that much earlier."""
+    columns = ("full_at", "silent_until")
+    tx.execute(sa.update(request_budget).values({name: request_budget.c[name] - length for name in columns}))
