@@ -13,19 +13,19 @@ AT_ONCE = 8
 
 @dataclass(slots=True)
 class Held:
-    """What the backup holds of one order: the hashes of its versions in the order they were read, and their sizes."""
+    """What the backup holds of one order: the hashes of its versions in the order they were read, and their bytes."""
 
     hashes: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    size: int = 0
+    newest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome. `differences` empty: it held. `compared`: bodies fetched and hashed here; `size`: bytes of all versions."""
+    """The outcome; where `differences` is empty, it held. `size`: bytes of all versions, as Allegro served them."""
 
     orders: int
     versions: int
-    compared: int
     size: int
     differences: list[str]
 
@@ -33,27 +33,30 @@ class Verdict:
 def prove(backup: Web, allegro: Web, account_id: str, seller_id: str, advance: Callable[[int, int], None]) -> Verdict:
     """Compares every order and version of the account with the simulator's truth. `advance(done, of)` tells how far."""
     truth: dict[str, dict[str, Any]] = allegro.get("/_simulator/truth", seller_id=seller_id)
-    ids = [order["id"] for order in listed(backup, account_id)]
+    heads = {order["id"]: order["version"] for order in listed(backup, account_id)}
+    stored = backup.get(f"/api/v1/accounts/{account_id}")["versions"]
+    is_plain = stored == sum(heads.values())  # every order has as many versions as its newest one's number
     held: dict[str, Held] = {}
-    compared, found = 0, list[str]()
+    found = list[str]()
 
-    def look(order_id: str) -> tuple[Held, int, list[str]]:
-        return _look(backup, allegro, account_id, order_id, truth.get(order_id))
+    def look(order_id: str) -> tuple[Held, list[str]]:
+        one, wrong = _fetched(backup, account_id, order_id, is_single=is_plain and heads[order_id] == 1)
+        return one, wrong + _newest(allegro, order_id, truth.get(order_id), one)
 
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        waiting = {pool.submit(look, order_id): order_id for order_id in ids}
+        waiting = {pool.submit(look, order_id): order_id for order_id in heads}
         for done, future in enumerate(as_completed(waiting), 1):
-            one, bodies, wrong = future.result()
-            held[waiting[future]] = one
-            compared += bodies
+            held[waiting[future]], wrong = future.result()
             found += wrong
-            advance(done, len(ids))
+            advance(done, len(heads))
     finally:
         pool.shutdown(cancel_futures=True)
-    found += differences(truth, {order_id: one.hashes for order_id, one in held.items()})
     versions = sum(len(one.hashes) for one in held.values())
-    return Verdict(len(held), versions, compared, sum(sum(one.sizes) for one in held.values()), sorted(found))
+    if versions != stored:
+        found.append(f"the backup says it holds {stored} versions, and {versions} could be fetched")
+    found += differences(truth, {order_id: one.hashes for order_id, one in held.items()})
+    return Verdict(len(held), versions, sum(one.size for one in held.values()), sorted(found))
 
 
 def listed(backup: Web, account_id: str) -> list[dict[str, Any]]:
@@ -100,19 +103,27 @@ def _difference(told: Mapping[str, Any], hashes: list[str]) -> str | None:
     return None
 
 
-def _look(
-    backup: Web, allegro: Web, account_id: str, order_id: str, told: Mapping[str, Any] | None
-) -> tuple[Held, int, list[str]]:
-    """One order: every version fetched and hashed, how many these were, and what was wrong with their bytes."""
-    path = f"/api/v1/orders/{order_id}/versions"
-    versions = backup.get(path, account_id=account_id, limit=1000)["items"]
-    versions.sort(key=lambda version: (version["read_at"], version["version"]))
-    wrong, body = [], b""
-    for version in versions:
-        body = backup.octets(f"{path}/{version['version']}", account_id=account_id)
-        if hashlib.sha256(body).hexdigest() != version["sha256"] or len(body) != version["size"]:
-            wrong.append(f"{order_id}: the bytes of version {version['version']} are not those of its hash")
-    if told is not None and not told["gone"] and body != allegro.octets("/_simulator/body", form_id=order_id):
-        wrong.append(f"{order_id}: the bytes of the newest version are not those at Allegro")
-    held = Held([version["sha256"] for version in versions], [version["size"] for version in versions])
-    return held, len(versions), wrong
+def _fetched(backup: Web, account_id: str, order_id: str, *, is_single: bool) -> tuple[Held, list[str]]:
+    """Every version of an order, fetched and hashed here, and those that are not the bytes of their own hash."""
+    path, held, wrong = f"/api/v1/orders/{order_id}/versions", Held(), list[str]()
+    numbers: dict[int, str | None] = {1: None}
+    if not is_single:
+        versions = backup.get(path, account_id=account_id, limit=1000)["items"]
+        versions.sort(key=lambda version: (version["read_at"], version["version"]))
+        numbers = {version["version"]: version["sha256"] for version in versions}
+    for number, kept_under in numbers.items():
+        held.newest = backup.octets(f"{path}/{number}", account_id=account_id)
+        held.hashes.append(hashlib.sha256(held.newest).hexdigest())
+        held.size += len(held.newest)
+        if kept_under not in {None, held.hashes[-1]}:
+            wrong.append(f"{order_id}: the bytes of version {number} are not those of its hash")
+    return held, wrong
+
+
+def _newest(allegro: Web, order_id: str, told: Mapping[str, Any] | None, held: Held) -> list[str]:
+    """The newest version against the document at Allegro, byte by byte; a form that was merged away has none."""
+    if told is None or told["gone"] or told["hidden"]:
+        return []
+    body, newest = allegro.octets("/_simulator/body", form_id=order_id), held.newest
+    held.newest = b""
+    return [] if body == newest else [f"{order_id}: the bytes of the newest version are not those at Allegro"]

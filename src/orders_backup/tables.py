@@ -281,8 +281,8 @@ orders = sa.Table(
 )
 """The head of every order. `version` and `sha256` name the newest of its `versions`; `read_at` is when the newest
 reading's request was sent, changed or not; `order_data` is a projection for queries, rebuilt from the archive at will;
-`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then; `line_item_ids` are what
-links it to the form that took its place, because they survive a merge (Allegro's FAQ)."""
+`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then;
+`line_item_ids` link it to the form that took its place, because they survive a merge (Allegro's FAQ)."""
 
 order_versions = sa.Table(
     "order_versions",

@@ -28,13 +28,14 @@ from .watched import LIST_PATH, TOKEN_PATH, Trap, WatchedWorld, is_listing, is_r
 
 
 class Kill(NamedTuple):
-    """One SIGKILL. `delay`: seconds after the call that was waited for."""
+    """One SIGKILL. `waited`: seconds until the call it was to hit; `delay`: seconds from that call to the kill."""
 
     at: datetime
     phase: str
     victim: str
     seller_id: str | None
     delay: float
+    waited: float
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Campaign:
         counts = Counter(f"{kill.phase} {kill.victim}" for kill in self.kills)
         return {
             "kills": dict(sorted(counts.items())),
+            "longest_wait_for_work": round(max((kill.waited for kill in self.kills), default=0.0), 1),
             "refreshes": len(uses),
             "refreshed_again_in_grace": sum(count - 1 for count in uses.values()),
             "most_uses_of_a_token": max(uses.values(), default=0),
@@ -181,12 +183,14 @@ def _kill(campaign: Campaign, phase: str, victim: str) -> None:
     count = draw.randint(*scale.PAGES) if phase == "backfill" else 1
     trap = Trap(_wanted(campaign, phase), count, None if delay else strike)
     campaign.world.trap = trap
+    began = time.monotonic()
     _wait_for(campaign, trap, phase)
     campaign.world.trap = None
+    waited = time.monotonic() - began
     if delay:
         time.sleep(delay)
         strike()
-    campaign.kills.append(Kill(datetime.now(UTC), phase, victim, trap.seller_id, delay))
+    campaign.kills.append(Kill(datetime.now(UTC), phase, victim, trap.seller_id, delay, waited))
 
 
 def _wanted(campaign: Campaign, phase: str) -> Callable[[Request, Call], bool]:

@@ -36,6 +36,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             for name in ("scheduler", "worker"):
                 running.stop(name)
             print(f"\nkill campaign, seed {seed}: {json.dumps(campaign.figures())}")
+            [print(k.phase, k.victim, k.seller_id, round(k.delay,2), round(k.waited,2)) for k in campaign.kills]
             yield campaign
     except Exception as error:
         error.add_note(f"Again: KILLS={size.kills} KILL_SEED={seed} pytest tests/faults (logs: {folder}/logs)")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.sync.conftest import Shop
+from tests.shop import Shop
 
 LIST = "/order/checkout-forms"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from tests.sync.conftest import Shop
+from tests.shop import Shop
 
 from orders_backup import db as database
 from orders_backup import due, tables

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sync.conftest import Shop
+from tests.shop import Shop
 
 from orders_backup import db as database
 from orders_backup.sync import plan, state
