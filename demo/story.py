@@ -306,13 +306,10 @@ def sweep(story: Story) -> None:
         story.tell.done("A list page that was read for another reason had already brought it")
     for window in caught:
         span = f"{window['window_from'][:10]} to {window['window_to'][:10]}"
-        story.tell.done(
-            f"Found in the window {span}: listed {window['listed']}, found missing {window['found_missing']}"
-        )
+        counts = f"{window['listed']} listed, {window['found_missing']} found missing"
+        story.tell.done(f"The sweep compares {span}: {counts}, now stored")
     fewest = sum(max(1, ceil((window["listed"] or 0) / 100)) for window in windows)
-    story.tell.done(
-        f"{len(windows)} windows compared order by order with {run['calls']} calls, at least {fewest} needed"
-    )
+    story.tell.done(f"{len(windows)} windows, order by order, in {run['calls']} calls; the fewest possible is {fewest}")
     story.figures.append(("Calls for the sweep", f"{run['calls']}, the fewest possible is {fewest}"))
 
 
@@ -399,10 +396,12 @@ def stay(story: Story) -> None:
             ("Let something happen", f"curl -d seller_id={SELLER} {story.allegro_url}/_simulator/happens"),
         ],
     )
+    story.news()
     while True:
         for change in story.news():
-            kinds = ", ".join(change["kinds"])
-            story.tell.done(f"{change['stored_at'][11:19]}  {change['order_id']}  version {change['version']}  {kinds}")
+            kinds = ", ".join(kind.removeprefix("order.") for kind in change["kinds"])
+            head = f"{change['stored_at'][11:19]}  {change['order_id'][:8]}…  version {change['version']}"
+            story.tell.done(f"{head}  {kinds}")
         time.sleep(1)
 
 
@@ -425,10 +424,11 @@ def _wanted() -> int:
 def main() -> int:
     """0: the proof held; 1: it did not, or the story got stuck; 130: interrupted before the proof."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--once", action="store_true", help="end after the proof")
     parser.add_argument("--svg", type=Path, help="write a picture of the terminal to this file")
     options = parser.parse_args()
     teller = Teller(options.svg)
-    is_once = os.environ.get("ONCE", "") not in {"", "0"}
+    is_once = options.once or os.environ.get("ONCE", "") not in {"", "0"}
     stage: Stage | None = None
     code, is_kept = 130, True
     with interruptible():

@@ -79,10 +79,8 @@ def run(campaign: Campaign) -> None:
     campaign.world.clear_faults()
     with _timed(campaign, "quiet"):
         _wake(campaign, campaign.sleeping)
-        frozen_at = datetime.now(UTC)
-        _wait(campaign, lambda: _unquiet(campaign, frozen_at), within=scale.QUIET_WITHIN)
-    with _timed(campaign, "reconcile"):
         _reconcile(campaign)
+        frozen_at = datetime.now(UTC)
         _wait(campaign, lambda: _unquiet(campaign, frozen_at), within=scale.QUIET_WITHIN)
 
 
@@ -200,13 +198,17 @@ def _wanted(campaign: Campaign, phase: str) -> Callable[[Request, Call], bool]:
 
 
 def _wait_for(campaign: Campaign, trap: Trap, phase: str) -> None:
-    """In the phase of backfills another one is begun whenever none is under way."""
+    """What is to be hit is brought about: a backfill begun while nobody is killed, or an access token expired."""
     deadline = time.monotonic() + scale.CALL_WITHIN
     while not trap.sprung.wait(0.3):
         if time.monotonic() > deadline:
             raise AssertionError(f"No call of the kind to kill in for {scale.CALL_WITHIN} s: {_standing(campaign)}")
-        if phase == "backfill" and _backfills(campaign) == 0:
+        if phase == "refresh":
+            campaign.world.expires_access_tokens(campaign.draw.choice(list(campaign.accounts)))
+        elif _backfills(campaign) == 0:
+            campaign.world.trap = None
             _begin_another(campaign)
+            campaign.world.trap = trap
 
 
 def _backfills(campaign: Campaign) -> int:

@@ -1,6 +1,7 @@
 """The invariants, asked of a finished database and the simulator's truth. Each yields a sentence per violation."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -136,7 +137,7 @@ def _doubled(tx: Connection, evidence: Evidence, kept: Archive) -> Iterator[str]
     for key, versions in kept.versions.items():
         shas = [one.sha256 for one in versions]
         truth = evidence.truth.get(key)
-        if any(one == other for one, other in zip(shas, shas[1:], strict=False)):
+        if any(one == other for one, other in itertools.pairwise(shas)):
             yield f"I2 {key} has the same version twice in a row"
         if truth is None or not set(shas) <= set(truth.served):
             yield f"I2 {key} has a version that was never served"

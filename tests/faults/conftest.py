@@ -1,7 +1,6 @@
 """A finished campaign, run once for all tests of this folder."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
 
@@ -11,10 +10,18 @@ from sqlalchemy.engine import Connection
 from allegro_simulator import server
 
 from . import campaign as campaigns
-from . import scale, service
+from . import checks, scale, service
 from .campaign import Campaign
 from .checks import Evidence
 from .watched import WatchedWorld
+
+_TOLD: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the campaign belong into the output, also when all went well."""
+    for line in _TOLD:
+        terminalreporter.write_line(f"kill campaign, {line}")
 
 
 @pytest.fixture(scope="session", params=scale.seeds(), ids=lambda seed: f"seed {seed}")
@@ -35,8 +42,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             campaigns.run(campaign)
             for name in ("scheduler", "worker"):
                 running.stop(name)
-            print(f"\nkill campaign, seed {seed}: {json.dumps(campaign.figures())}")
-            [print(k.phase, k.victim, k.seller_id, round(k.delay,2), round(k.waited,2)) for k in campaign.kills]
+            _TOLD.append(f"seed {seed}: {json.dumps(campaign.figures())}")
             yield campaign
     except Exception as error:
         error.add_note(f"Again: KILLS={size.kills} KILL_SEED={seed} pytest tests/faults (logs: {folder}/logs)")
@@ -54,6 +60,13 @@ def evidence(finished: Campaign) -> Evidence:
         tokens=list(world.tokens),
         killed=[kill.at for kill in finished.kills if kill.victim != "scheduler"],
     )
+
+
+@pytest.fixture(scope="session")
+def known(finished: Campaign, evidence: Evidence) -> set[str]:
+    """What the checkers say of the archive before anything is damaged; nothing, unless the campaign found a fault."""
+    with finished.service.runtime.db.connect() as connection:
+        return set(checks.violations(connection, evidence))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ TOKEN_ANSWER_TAKES = 0.25
 """Answers travel for a while, so that a kill finds requests on their way."""
 STRIKE_WITHIN = {"worker": 0.4, "postgres": 0.4, "scheduler": 1.0}
 """The kill comes at most so long after the call that was waited for; at once in one case of three."""
-DOWN_FOR = 1.0
+DOWN_FOR = 0.6
 PAGES = (1, 4)
 """The kill waits for so many list pages of backfills."""
 FAULTS_AT_ALLEGRO = 0.15
@@ -42,7 +42,7 @@ class Scale:
     orders: int
 
 
-SLICE = Scale(kills=3, sellers=6, orders=700)
+SLICE = Scale(kills=3, sellers=10, orders=500)
 CAMPAIGN = Scale(kills=20, sellers=20, orders=1200)
 
 

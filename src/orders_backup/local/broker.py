@@ -30,12 +30,15 @@ set-proc-title no
 START_WITHIN = 60.0
 
 
-def start(data_dir: Path) -> Server:
-    """Valkey (or Redis) on `data_dir/broker`. The caller alone uses the directory. Raises LocalServiceError."""
+def start(data_dir: Path, *, program: Path | None = None) -> Server:
+    """Valkey (or Redis) on `data_dir/broker`. The caller alone uses the directory. Raises LocalServiceError.
+
+    `program`: a certain server's; None takes the first found.
+    """
     data_dir = directory.prepared(data_dir)
     folder = data_dir / "broker"
     folder.mkdir(mode=0o700, exist_ok=True)
-    program = find()
+    program = program or find()
     password = directory.secret(data_dir, "broker_password", lambda: secrets.token_urlsafe(24))
     left_over = [int(line) for line in server.lines_of(folder / "broker.pid") if line.strip().isdigit()]
     processes.end_leftovers(left_over, mark=str(folder), with_signal=signal.SIGTERM)

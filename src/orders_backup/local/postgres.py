@@ -44,14 +44,15 @@ START_WITHIN = 300.0
 """Seconds; a crashed PostgreSQL first replays its log."""
 
 
-def start(data_dir: Path, *, options: Mapping[str, str] | None = None) -> Server:
+def start(data_dir: Path, *, options: Mapping[str, str] | None = None, programs: Path | None = None) -> Server:
     """PostgreSQL on `data_dir/postgres`, made at the first start; `options` go before our own settings.
 
+    `programs`: the folder of a certain installation; None takes the first found that fits the data.
     The caller alone uses the directory: a server that an earlier run left there is stopped. Raises LocalServiceError.
     """
     data_dir = directory.prepared(data_dir)
     folder = data_dir / "postgres"
-    programs = find(made_by=_major_of_data(folder))
+    programs = programs or find(made_by=_major_of_data(folder))
     password = _password(data_dir, folder)
     _end_leftover_postgres(folder)
     if not folder.exists():

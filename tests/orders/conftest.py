@@ -1,0 +1,123 @@
+"""An archive that the tests of a module share, a fresh account in it for each, and verbs that fill it."""
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from orders_backup import db as database
+from orders_backup.codec import Codec
+from orders_backup.orders import archive, changes
+from orders_backup.orders.archive import Recorded
+from orders_backup.tables import accounts, order_changes, order_versions, orders, unreadable_orders
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def moment(second: float) -> datetime:
+    """That many seconds after the start."""
+    return START + timedelta(seconds=second)
+
+
+@dataclass
+class Shop:
+    """One seller's archive. Bodies are given with the second in which the request for them was sent."""
+
+    db: Engine
+    codec: Codec
+    account_id: uuid.UUID
+
+    def read(self, *readings: tuple[float, bytes], cause: str = "event") -> Recorded:
+        """All of it in one transaction."""
+        with database.transaction(self.db) as tx:
+            return self.read_in(tx, *readings, cause=cause)
+
+    def read_in(self, tx: Connection, *readings: tuple[float, bytes], cause: str = "event") -> Recorded:
+        found = [changes.read(moment(second), body) for second, body in readings]
+        return archive.record(tx, self.codec, self.account_id, found, cause=cause)
+
+    def gone(self, order_id: str, *, at: float, line_items: Sequence[str] = ()) -> str | None:
+        """Allegro answered 404 at that second."""
+        with database.transaction(self.db) as tx:
+            return archive.gone(tx, self.account_id, order_id, line_item_ids=line_items, now=moment(at))
+
+    def head(self, order_id: str) -> Any:
+        """The order's row; None where there is none."""
+        return self._rows(orders, orders.c.order_id == order_id, first=orders.c.order_id, one=True)
+
+    def versions(self, order_id: str) -> list[tuple[datetime, bytes]]:
+        """Every version by the moment it shows: that moment and its bytes, unpacked by a new process."""
+        rows = self._rows(order_versions, order_versions.c.order_id == order_id, first=order_versions.c.read_at)
+        with database.transaction(self.db) as tx:
+            return [(row.read_at, Codec().decompress(tx, row.dictionary_id, row.body)) for row in rows]
+
+    def bodies(self, order_id: str) -> list[bytes]:
+        return [body for _, body in self.versions(order_id)]
+
+    def changes(self, order_id: str) -> list[tuple[int, list[str], str]]:
+        """Version, kinds and cause of each change, as they were written."""
+        rows = self._rows(order_changes, order_changes.c.order_id == order_id, first=order_changes.c.seq)
+        return [(row.version, row.kinds, row.cause) for row in rows]
+
+    def set_aside(self) -> list[bytes]:
+        rows = self._rows(unreadable_orders, sa.true(), first=unreadable_orders.c.read_at)
+        return [row.body for row in rows]
+
+    def sizes(self) -> tuple[int, int, int]:
+        """How many orders, versions and changes there are."""
+        tables = (orders, order_versions, order_changes)
+        found = [len(self._rows(table, sa.true(), first=table.c.order_id)) for table in tables]
+        return found[0], found[1], found[2]
+
+    def _rows(self, table: sa.Table, where: Any, *, first: Any, one: bool = False) -> Any:
+        query = sa.select(table).where(table.c.account_id == self.account_id, where).order_by(first)
+        with database.transaction(self.db) as tx:
+            found = tx.execute(query)
+            return found.one_or_none() if one else found.all()
+
+
+def order(order_id: str = "order-1", **changed: object) -> bytes:
+    """An order's bytes; what is not named here is as in any other."""
+    body = {
+        "id": order_id,
+        "status": "READY_FOR_PROCESSING",
+        "buyer": {"login": "kupujacy"},
+        "lineItems": [{"id": f"line-of-{order_id}", "boughtAt": "2026-01-01T10:00:00.000Z"}],
+        "summary": {"totalToPay": {"amount": "12.30", "currency": "PLN"}},
+    }
+    return json.dumps({**body, **changed}).encode()
+
+
+@pytest.fixture(scope="module")
+def archive_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A migrated database for a whole module."""
+    name = f"archive_{uuid.uuid4().hex}"
+    server = database.connect(postgres_url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {migrated_template}"))
+    engine = database.connect(sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False))
+    yield engine
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+def open_shop(db: Engine) -> Shop:
+    """One more seller."""
+    account_id = uuid.uuid4()
+    row = {"id": account_id, "user_id": uuid.uuid4(), "name": "shop", "status": "pending"}
+    with database.transaction(db) as tx:
+        tx.execute(sa.insert(accounts).values(row))
+    return Shop(db, Codec(), account_id)
+
+
+@pytest.fixture
+def shop(archive_db: Engine) -> Shop:
+    return open_shop(archive_db)
