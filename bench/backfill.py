@@ -1,6 +1,7 @@
 """The first backfill of one seller: calls, memory, and CPU against a bare download with COPY of the same pages."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -96,6 +97,7 @@ def _outcome(  # noqa: PLR0917 - inner function
         "reference": reference.shown(),
         "scheduler_cpu_s": ticks,
         "orders_per_wall_s": scene.orders / ours.wall,
+        "load_of_the_last_minute": os.getloadavg()[0],
     }
     return Outcome("backfill", scene.orders, bounds, figures)
 

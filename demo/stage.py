@@ -103,7 +103,7 @@ class Stage:
         nor by an `.env` in the current directory."""
         log = self.folder / f"{name}.log"
         command = [*_dying_with_us(), str(PROGRAMS / name), *map(str, arguments)]
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

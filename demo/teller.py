@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
@@ -102,9 +103,7 @@ class Teller:
             self.film.print(renderable)
 
     def title(self, title: str, sentence: str) -> None:
-        self.say(
-            Panel(Text(sentence, justify="center"), title=f"[chapter]{title}[/chapter]", box=ROUNDED, padding=(0, 2))
-        )
+        self.say("", f"    [chapter]{title}[/chapter]", f"    {sentence}")
 
     def chapter(self, title: str) -> None:
         self.chapters += 1
@@ -117,7 +116,7 @@ class Teller:
         self.say(_beside("[good]✓[/good]", text))
 
     def failed(self, text: str) -> None:
-        self.say(_beside("[bad]✗[/bad]", text))
+        self.say(_beside("[bad]✗[/bad]", escape(text)))
 
     def aside(self, text: str) -> None:
         self.screen.print(_beside(" ", f"[aside]{text}[/aside]"))
@@ -182,7 +181,7 @@ class Teller:
 
     def stuck(self, sentence: str, logs: Sequence[tuple[str, str]]) -> None:
         self.screen.print()
-        self.screen.print(_beside("[bad]✗[/bad]", ""), Text(sentence), sep="", soft_wrap=True)
+        self.screen.print(_beside("[bad]✗[/bad]", escape(sentence)))
         for name, tail in logs:
             self.screen.print(f"\n[aside]… {name}[/aside]")
             self.screen.print(Text(tail), soft_wrap=True)

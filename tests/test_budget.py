@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
+from tests.conftest import _temporary_database
 
 from orders_backup import budget
 from orders_backup import db as database
@@ -33,6 +34,23 @@ class Arrival:
     wanted: int
     priority: Priority = Priority.TOKEN
     refused_by_allegro: bool = False
+
+
+@pytest.fixture(scope="module")
+def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A database for the whole module; making one for each test would take most of the time."""
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def db(shared_db: Engine) -> Engine:
+    """That database, empty."""
+    with database.transaction(shared_db) as tx:
+        tx.execute(sa.text("TRUNCATE request_budget"))
+    return shared_db
 
 
 arrivals = st.lists(

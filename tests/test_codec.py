@@ -1,4 +1,4 @@
-"""Archived bytes come back as they were, whatever dictionary there is, was or is being made; no dictionary knows a buyer."""
+"""Archived bytes come back as they were, whatever dictionary there is or was; no dictionary knows a buyer."""
 
 import json
 import threading
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
+from tests.conftest import _temporary_database
 
 from orders_backup import codec as codecs
 from orders_backup import db as database
@@ -71,6 +72,23 @@ def with_canaries(number: int) -> dict[str, Any]:
     order["note"] = {"text": f"{MARK} note of the seller {number}"}
     order["messageToSeller"] = f"{MARK} message to the seller {number}"
     return order
+
+
+@pytest.fixture(scope="module")
+def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A database for the whole module; making one for each test would take most of the time."""
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def db(shared_db: Engine) -> Engine:
+    """That database, empty."""
+    with database.transaction(shared_db) as tx:
+        tx.execute(sa.text("TRUNCATE codec_dictionaries, orders, order_versions, order_changes"))
+    return shared_db
 
 
 @pytest.fixture
@@ -208,7 +226,7 @@ def test_a_process_that_has_not_prepared_reads_what_others_packed(
 def test_a_page_that_is_rolled_back_leaves_a_dictionary_that_everyone_knows(db: Engine) -> None:
     codec, account, bodies = Codec(), uuid4(), some_orders(60)
     codec.prepare(db, bodies)
-    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:
+    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:  # noqa: PT012
         store(tx, codec, account, bodies)
         raise ZeroDivisionError
     with database.transaction(db) as tx:

@@ -1,7 +1,6 @@
 """Transactions commit whole or not at all, and PostgreSQL's failures become ours, without anybody's data in them."""
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,46 +9,59 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from tests.conftest import _temporary_database
 
 from orders_backup import db as database
 from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.tables import metadata, request_budget
 
 
+@pytest.fixture(scope="module")
+def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A database for the whole module; making one for each test would take most of the time."""
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def db(shared_db: Engine) -> Engine:
+    """That database, empty."""
+    with database.transaction(shared_db) as tx:
+        tx.execute(sa.text("TRUNCATE request_budget"))
+    return shared_db
+
+
 @pytest.fixture
 def empty_db(postgres_url: str) -> Iterator[Engine]:
     """A database in which nothing was ever migrated."""
-    name = f"empty_{uuid.uuid4().hex}"
-    server = database.connect(postgres_url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE template0"))
-    engine = database.connect(sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False))
-    yield engine
-    engine.dispose()
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    with _temporary_database(postgres_url) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
 
 
 def test_a_transaction_keeps_everything_or_nothing(db: Engine) -> None:
     with database.transaction(db) as tx:
         add(tx, "kept")
-    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:
+    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:  # noqa: PT012
         add(tx, "lost")
         raise ZeroDivisionError
     assert keys(db) == ["kept"]
 
 
 def test_a_broken_rule_of_the_database_is_no_outage(db: Engine) -> None:
-    with pytest.raises(IntegrityError), database.transaction(db) as tx:
+    with pytest.raises(IntegrityError), database.transaction(db) as tx:  # noqa: PT012
         add(tx, "once")
         add(tx, "once")
     assert keys(db) == []
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_every_way_to_write_the_address_works(database_url: str, scheme: str) -> None:
-    engine = database.connect(f"{scheme}://{database_url.partition('://')[2]}")
+def test_every_way_to_write_the_address_works(db: Engine, scheme: str) -> None:
+    address = db.url.render_as_string(hide_password=False).partition("://")[2]
+    engine = database.connect(f"{scheme}://{address}")
     with database.transaction(engine) as tx:
         assert tx.execute(sa.text("SELECT 1")).scalar_one() == 1
     engine.dispose()
@@ -79,7 +91,7 @@ def test_a_database_that_is_away_is_said_in_one_line_without_the_password() -> N
 
 
 def test_a_connection_that_is_killed_is_an_outage_and_the_next_transaction_works(db: Engine) -> None:
-    with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:
+    with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:  # noqa: PT012
         add(tx, "lost")
         kill(db, tx)
         add(tx, "never sent")
@@ -89,14 +101,14 @@ def test_a_connection_that_is_killed_is_an_outage_and_the_next_transaction_works
 
 
 def test_a_connection_that_dies_before_the_commit_is_an_outage_and_nothing_is_kept(db: Engine) -> None:
-    with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:
+    with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:  # noqa: PT012
         add(tx, "lost")
         kill(db, tx)
     assert keys(db) == []
 
 
-def test_a_pool_of_dead_connections_is_noticed_before_use(db: Engine, make_database: Callable[[], str]) -> None:
-    killer = database.connect(make_database())
+def test_a_pool_of_dead_connections_is_noticed_before_use(db: Engine, postgres_url: str) -> None:
+    killer = database.connect(postgres_url)
     with database.transaction(db) as one, database.transaction(db) as two:
         pids = [pid_of(one), pid_of(two)]
     with database.transaction(killer) as tx:
@@ -107,7 +119,7 @@ def test_a_pool_of_dead_connections_is_noticed_before_use(db: Engine, make_datab
 
 
 def test_a_statement_that_takes_too_long_is_an_outage_that_tells_no_parameter(db: Engine) -> None:
-    with pytest.raises(DatabaseUnavailableError) as slow, database.transaction(db) as tx:
+    with pytest.raises(DatabaseUnavailableError) as slow, database.transaction(db) as tx:  # noqa: PT012
         tx.execute(sa.text("SET LOCAL statement_timeout = '50ms'"))
         tx.execute(sa.text("SELECT pg_sleep(5), CAST(:email AS text)"), {"email": "anna@example.pl"})
     assert "anna@example.pl" not in str(slow.value)
@@ -119,7 +131,7 @@ def test_a_lock_that_is_never_freed_is_an_outage_and_not_a_hang(db: Engine) -> N
         add(tx, "locked")
     with database.transaction(db) as holder:
         holder.execute(sa.select(request_budget).with_for_update())
-        with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:
+        with pytest.raises(DatabaseUnavailableError), database.transaction(db) as tx:  # noqa: PT012
             tx.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
             tx.execute(sa.select(request_budget).with_for_update())
 

@@ -1,6 +1,7 @@
 """Claimable work: rung once, claimed once, fenced, settled – and what a worker that wakes up too late may still do."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from tests.conftest import _temporary_database
 
 from orders_backup import db as database
 from orders_backup import due
@@ -19,6 +21,23 @@ from orders_backup.tables import accounts, syncs
 SECOND = timedelta(seconds=1)
 AT_ONCE = timedelta(0)
 NOW = sa.func.clock_timestamp()
+
+
+@pytest.fixture(scope="module")
+def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A database for the whole module; making one for each test would take most of the time."""
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def db(shared_db: Engine) -> Engine:
+    """That database, empty."""
+    with database.transaction(shared_db) as tx:
+        tx.execute(sa.text("TRUNCATE accounts CASCADE"))
+    return shared_db
 
 
 @pytest.fixture
@@ -66,12 +85,12 @@ def test_a_worker_that_wakes_up_after_its_work_was_taken_writes_nothing(db: Engi
     assert late
     assert second
     before = row(db, job)
-    with pytest.raises(LeaseLostError), database.transaction(db) as tx:
+    with pytest.raises(LeaseLostError), database.transaction(db) as tx:  # noqa: PT012
         due.fence(tx, late, extend=SECOND)
         tx.execute(sa.update(syncs).values(cursor="written too late"))
     with pytest.raises(LeaseLostError), database.transaction(db) as tx:
         due.settle(tx, late, due_at=None, cursor="settled too late")
-    with pytest.raises(LeaseLostError), database.transaction(db) as tx:
+    with pytest.raises(LeaseLostError), database.transaction(db) as tx:  # noqa: PT012
         tx.execute(sa.update(syncs).values(cursor="written before the fence"))
         due.fence(tx, late, extend=SECOND)
     assert row(db, job) == before
@@ -110,7 +129,7 @@ def test_a_fence_holds_the_work_until_its_transaction_ends(db: Engine, job: Key)
 def test_a_fence_that_is_rolled_back_extends_nothing(db: Engine, job: Key) -> None:
     lease = claim(db, job, lease=AT_ONCE)
     assert lease
-    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:
+    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:  # noqa: PT012
         due.fence(tx, lease, extend=timedelta(minutes=1))
         raise ZeroDivisionError
     assert claim(db, job)
@@ -164,7 +183,7 @@ def test_many_ringers_at_once_tell_each_row_once(db: Engine) -> None:
 
 
 def test_what_a_ringer_that_died_wanted_to_tell_is_told_by_the_next(db: Engine, job: Key) -> None:
-    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:
+    with pytest.raises(ZeroDivisionError), database.transaction(db) as tx:  # noqa: PT012
         assert due.ring(tx, syncs) == [job]
         raise ZeroDivisionError
     assert ring(db) == [job]

@@ -316,7 +316,9 @@ def upgrade() -> None:
             "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)",
             name=op.f("ck_sync_windows_verified_is_proven"),
         ),
-        sa.CheckConstraint("status IN ('open','split','verified','unstable')", name=op.f("ck_sync_windows_status")),
+        sa.CheckConstraint(
+            "status IN ('open','split','verified','unstable','beyond_reach')", name=op.f("ck_sync_windows_status")
+        ),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_sync_windows_account_id_accounts")),
         sa.ForeignKeyConstraint(["run_id"], ["sync_history.id"], name=op.f("fk_sync_windows_run_id_sync_history")),
         sa.PrimaryKeyConstraint("account_id", "run_id", "window_from", "window_to", name=op.f("pk_sync_windows")),

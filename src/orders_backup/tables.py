@@ -203,7 +203,7 @@ sync_windows = sa.Table(
     sa.Column("unlisted", sa.Integer),
     sa.Column("note", sa.Text),
     sa.CheckConstraint("method IN ('ids','count')", name="method"),
-    sa.CheckConstraint("status IN ('open','split','verified','unstable')", name="status"),
+    sa.CheckConstraint("status IN ('open','split','verified','unstable','beyond_reach')", name="status"),
     sa.CheckConstraint(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),

@@ -61,6 +61,7 @@ class Campaign:
             "refreshes": len(uses),
             "refreshed_again_in_grace": sum(count - 1 for count in uses.values()),
             "most_uses_of_a_token": max(uses.values(), default=0),
+            "latest_reuse_after": round(self.world.latest_reuse(), 1),
             "calls": sum(self.world.counts.values()),
             "seconds": {name: round(seconds, 1) for name, seconds in self.took.items()},
         }

@@ -24,7 +24,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"kill campaign, {line}")
 
 
-@pytest.fixture(scope="session", params=scale.seeds(), ids=lambda seed: f"seed {seed}")
+@pytest.fixture(scope="package", params=scale.seeds(), ids=lambda seed: f"seed {seed}")
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """The campaign of a seed, over and quiet; worker and scheduler are stopped, the database still answers."""
     seed, size = int(request.param), scale.chosen()
@@ -49,7 +49,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         raise
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def evidence(finished: Campaign) -> Evidence:
     """Everything that Allegro knows after the campaign."""
     world = finished.world
@@ -62,7 +62,7 @@ def evidence(finished: Campaign) -> Evidence:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def known(finished: Campaign, evidence: Evidence) -> set[str]:
     """What the checkers say of the archive before anything is damaged; nothing, unless the campaign found a fault."""
     with finished.service.runtime.db.connect() as connection:

@@ -15,14 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_after_every_kill_the_archive_equals_the_truth(tx: Connection, evidence: Evidence) -> None:
     found = checks.violations(tx, evidence)
 
-    print(
-        f"\nserved, killed with the reader, and merged away before it could be read again: {_lost(tx, evidence)} forms"
-    )
-    assert not found, "\n".join(found[:30])
-
-
-def _lost(tx: Connection, evidence: Evidence) -> int:
-    return len(checks.lost_in_flight(tx, evidence))
+    assert not found, checks.summary(found)
 
 
 def test_every_victim_was_killed_as_often_in_each_phase(finished: Campaign) -> None:

@@ -58,6 +58,12 @@ class WatchedWorld(World):
         """How often each refresh token, named by seller and generation, was accepted."""
         return Counter((use.seller_id, use.generation) for use in self._state.registry.log if use.outcome == "ok")
 
+    def latest_reuse(self) -> float:
+        """The most seconds between the first and the last use of a refresh token."""
+        first: dict[tuple[str | None, int | None], float] = {}
+        log = self._state.registry.log
+        return max((use.at - first.setdefault((use.seller_id, use.generation), use.at) for use in log), default=0.0)
+
     def last_refresh_was_use(self, most: int) -> bool:
         """Whether the latest refresh was accepted and was at most the `most`-th use of its token."""
         log = self._state.registry.log

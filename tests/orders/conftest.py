@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+from tests.conftest import _temporary_database
 
 from orders_backup import db as database
 from orders_backup.codec import Codec
@@ -97,16 +98,10 @@ def order(order_id: str = "order-1", **changed: object) -> bytes:
 @pytest.fixture(scope="module")
 def archive_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
     """A migrated database for a whole module."""
-    name = f"archive_{uuid.uuid4().hex}"
-    server = database.connect(postgres_url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {migrated_template}"))
-    engine = database.connect(sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False))
-    yield engine
-    engine.dispose()
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
 
 
 def open_shop(db: Engine) -> Shop:

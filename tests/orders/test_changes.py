@@ -142,7 +142,9 @@ def test_a_cancelled_order_that_changes_again_is_not_cancelled_again() -> None:
     assert changes.kinds(before, body(status="CANCELLED", delivery=None)) == ["order.delivery_changed"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG changes.kinds: any change of `fulfillment` of a returned order returns it again")
+@pytest.mark.xfail(
+    strict=True, reason="BUG changes.kinds: any change of `fulfillment` of a returned order returns it again"
+)
 def test_a_returned_order_that_changes_again_is_not_returned_again() -> None:
     before = body(fulfillment={"status": "RETURNED"})
     after = body(fulfillment={"status": "RETURNED", "shipmentSummary": {"lineItemsSent": "ALL"}})

@@ -15,7 +15,12 @@ from orders_backup import db as database
 from orders_backup.orders.projection import project
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just("\ud800\x00"),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.just("\ud800\x00"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
@@ -35,7 +40,7 @@ def exactly(text: str | bytes) -> Any:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"id":"x","a":[1,2.50,-3e5,true,null,"\\u0105\\ud83d\\ude00"]}',
+        b'{"id":"x","a":[1,2.50,-3e5,true,null,"\\u0105"]}',
         b' {"id" : "x"}\r\n',
         '{"id":"x","a":"żółw \U0001f600"}'.encode(),
         b'{"id":"x","n":123456789012345678901234567890.1234567890}',
@@ -86,13 +91,6 @@ def test_what_cannot_be_tamed_has_no_projection_and_says_so(body: bytes) -> None
     assert project(body) == (None, True)
 
 
-def test_an_honest_flag_for_what_was_tamed_although_nothing_was_lost() -> None:
-    text, lossy = project(b'{"a":"legal \\\\u0000 text"}')
-    assert text is not None
-    assert json.loads(text) == {"a": "legal \\u0000 text"}
-    assert lossy in {True, False}
-
-
 HARMLESS = {
     "a uuid with e and three digits": b'{"id":"29738e61-7f6a-11e8-ac45-09db6e123456","weight":1.5}',
     "an escaped backslash": b'{"id":"x","a":"legal \\\\u0000 text"}',
@@ -113,7 +111,9 @@ def test_an_order_of_which_nothing_is_lost_is_not_marked(body: bytes) -> None:
     assert not lossy
 
 
-@pytest.mark.xfail(strict=True, reason="BUG projection.project: JSONB drops all but the last of duplicate keys, unmarked")
+@pytest.mark.xfail(
+    strict=True, reason="BUG projection.project: JSONB drops all but the last of duplicate keys, unmarked"
+)
 def test_an_order_with_duplicate_keys_is_marked() -> None:
     assert project(b'{"id":"x","a":1,"a":2}')[1]
 

@@ -16,7 +16,7 @@ def lists(shop: Shop) -> int:
 def test_every_order_is_kept_byte_for_byte_with_one_call_a_page(shop: Shop) -> None:
     shop.backfill()
     assert shop.differences() == []
-    assert lists(shop) == 3
+    assert lists(shop) == 3 + 1, "three pages, and one that finds nothing beyond the twelve months"
     assert shop.value("SELECT count(*) FROM order_changes WHERE account_id = :account") == 250
 
 
@@ -49,7 +49,8 @@ def test_an_interrupted_backfill_goes_on_at_its_page(make_shop: Callable[[int], 
     shop = make_shop(1_200)
     shop.work_on_listing()
     shop.change(
-        """UPDATE sync_windows SET status = 'open', next_offset = 900, listed = 900 WHERE account_id = :account"""
+        """UPDATE sync_windows SET status = 'open', next_offset = 900, listed = 900
+                     WHERE account_id = :account AND total_count > 0"""
     )
     shop.change("""UPDATE sync_history SET status = 'running', finished_at = NULL WHERE account_id = :account""")
     before = lists(shop)

@@ -45,20 +45,14 @@ def _run(job: Job) -> "Row[Any]":
     """The run to go on with; the first one ever is the backfill, later ones are full syncs or what was asked for."""
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        run = state.unfinished(tx, job.account_id, ["backfill"])
-        if run is None and not state.has_succeeded(tx, job.account_id, "backfill"):
-            state.open_run(tx, job.account_id, "backfill")
-        run = state.unfinished(tx, job.account_id, ["backfill"]) or state.unfinished(
-            tx, job.account_id, state.LISTING_KINDS
-        )
-        if run is None:
-            state.open_run(tx, job.account_id, "full")
-            run = state.unfinished(tx, job.account_id, ["full"])
-        if run is not None and run.status == "queued":
-            state.begin_run(tx, run.id, _windows(job, run), account_id=job.account_id, now=job.now())
-    if run is None:
-        raise AssertionError("a run was opened in this transaction and is not there")
-    return run
+        is_backfilled = state.has_succeeded(tx, job.account_id, "backfill")
+        kinds = state.LISTING_KINDS if is_backfilled else ("backfill",)
+        found = state.unfinished(tx, job.account_id, kinds)
+        run_id = found.id if found else state.open_run(tx, job.account_id, "full" if is_backfilled else "backfill")
+        run = state.run(tx, run_id)
+        if run.status == "queued":
+            state.begin_run(tx, run_id, _windows(job, run), account_id=job.account_id, now=job.now())
+        return state.run(tx, run_id)
 
 
 def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
@@ -75,7 +69,7 @@ def _finish(job: Job, run_id: UUID) -> datetime:
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        unproven = [window for window in state.windows(tx, job.account_id, run_id) if window.status != "verified"]
+        unproven = [window for window in state.windows(tx, job.account_id, run_id) if window.status == "unstable"]
         error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
         state.finish_run(tx, run_id, error=error, now=now)
         run = state.run(tx, run_id)

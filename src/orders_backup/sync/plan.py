@@ -9,8 +9,9 @@ from orders_backup.allegro.wire import Event
 
 BEGINNING = datetime(2010, 1, 1, tzinfo=UTC)
 """Before any order that Allegro could still list."""
-REACH = timedelta(days=365)
-"""How far back Allegro guarantees its order list (Allegro's staff, 2025); older orders may or may not appear."""
+REACH = timedelta(days=360)
+"""How far back windows are proven: a little less than the 12 months that Allegro guarantees (Allegro's staff, 2025),
+so that orders falling off at that edge do not move under a window. Older ones are kept as long as they are listed."""
 RECENT = timedelta(days=30)
 """What every full sync lists order by order; what is older it compares by count."""
 SPLIT_ABOVE = 9_900
@@ -110,8 +111,8 @@ def halves(window: Window, *, oldest: datetime | None) -> list[Window]:
 
 
 def whole(now: datetime) -> list[Window]:
-    """The backfill's one window: everything up to now that Allegro will still list."""
-    return [Window(BEGINNING, now, "ids")]
+    """The backfill's windows: what Allegro guarantees, and whatever older it still lists."""
+    return [Window(now - REACH, now, "ids"), Window(BEGINNING, now - REACH, "ids")]
 
 
 def full(now: datetime) -> list[Window]:

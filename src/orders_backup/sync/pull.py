@@ -14,6 +14,7 @@ from orders_backup import db as database
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import EventPage, OneOrder, OrderPage
+from orders_backup.allegro.wire import Event
 from orders_backup.budget import Priority
 from orders_backup.errors import (
     AllegroAnswerError,
@@ -68,7 +69,7 @@ def _pull(job: Job) -> datetime:
 def _finish(job: Job) -> datetime:
     """The journal was read to its end and every debt tried: the run is over, and this is when the next one begins."""
     now = job.now()
-    job.values = {"succeeded_at": now}
+    job.values["succeeded_at"] = now
     with database.transaction(job.runtime.db) as tx:
         next_owed_at = state.next_owed_at(tx, job.account_id)
         run = state.unfinished(tx, job.account_id, ("incremental",))
@@ -113,6 +114,7 @@ def _follow(job: Job) -> _Followed:
             if run_id is not None:
                 state.count(tx, run_id, Recorded(), events=len(new))
         job.cursor = newest
+        _note_lag(job, new)
         if len(page.events) < client.EVENTS_LIMIT:
             return _Followed(run_id, None)
         reached = plan.later(page.events[-1].event_id, [] if new else [newest])
@@ -120,6 +122,13 @@ def _follow(job: Job) -> _Followed:
             raise AllegroAnswerError("Allegro served the same page of the journal again.")
         after = reached
     return _Followed(run_id, job.now())
+
+
+def _note_lag(job: Job, new: Sequence[Event]) -> None:
+    """How old the newest of the new events was when it was stored."""
+    moments = [event.occurred_at for event in new if event.occurred_at is not None]
+    if moments:
+        job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)
 
 
 def _events(job: Job, after: str, token: str) -> EventPage:

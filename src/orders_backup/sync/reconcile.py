@@ -147,7 +147,7 @@ def _questions(run: "Row[Any] | None", proven: Sequence[Proven], *, aside: int, 
     if run is None:
         return ["No run over the whole list has finished yet."]
     found = []
-    unproven = sum(one.status != "verified" for one in proven)
+    unproven = sum(one.status not in {"verified", "beyond_reach"} for one in proven)
     if unproven:
         found.append(f"{unproven} windows kept changing while they were read.")
     if owed:

@@ -161,8 +161,7 @@ def _prove(tx: Connection, listing: Listing, *, listed: int, set_aside: int) -> 
     if missing:
         _restart(tx, listing, f"{window.total_count} orders were listed and {found.listed} of them distinct")
         return
-    is_within_reach = window.window_to > job.now() - plan.REACH
-    if unlisted and is_within_reach:
+    if unlisted and _is_within_reach(listing):
         state.owe_unlisted(tx, window, now=job.now())
     state.update_window(
         tx,
@@ -179,9 +178,13 @@ def _prove(tx: Connection, listing: Listing, *, listed: int, set_aside: int) -> 
 
 
 def _restart(tx: Connection, listing: Listing, note: str) -> None:
-    """The window is read again from its first page; after five times it is left as it is, unproven."""
+    """The window is read again from its first page; after five times it is left as it is, unproven.
+
+    Beyond Allegro's reach orders fall off the list while it is read; there what was listed is kept and nothing proven.
+    """
     window, attempts = listing.window, listing.window.attempts + 1
-    status = "open" if attempts < ATTEMPTS else "unstable"
+    given_up = "unstable" if _is_within_reach(listing) else "beyond_reach"
+    status = "open" if attempts < ATTEMPTS else given_up
     again = {"started_at": None, "next_offset": 0, "listed": 0, "set_aside": 0, "checked_at": listing.job.now()}
     state.update_window(tx, window, attempts=attempts, status=status, note=note, **again)
     log.warning("window_unsound", account_id=str(listing.job.account_id), attempts=attempts, note=note)
@@ -210,6 +213,11 @@ def _record(tx: Connection, listing: Listing, readings: list[Reading | Unreadabl
     if caught.inserted or caught.updated or unplaced:
         state.caught(tx, listing.window, caught, unplaced=unplaced)
     return unplaced
+
+
+def _is_within_reach(listing: Listing) -> bool:
+    within: bool = listing.window.window_to > listing.run.started_at - plan.REACH + plan.SETTLED
+    return within
 
 
 def _inside(window: "Row[Any]", reading: Reading | Unreadable) -> bool:
