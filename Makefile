@@ -33,7 +33,7 @@ kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and 
 	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q -m "slow_campaign or not slow_campaign" tests/faults
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 $(UV):
 	python3 -m pip install --quiet --disable-pip-version-check --target .tools 'uv==0.13.9'

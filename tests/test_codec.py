@@ -196,7 +196,7 @@ def test_processes_that_prepare_at_the_same_moment_end_with_the_same_dictionary(
 
     def prepare(number: int) -> tuple[int | None, bytes]:
         at_once.wait()
-        mine[number].prepare(db, some_orders(60, salt=f"of process {number} "))
+        mine[number].prepare(db, [b'{"only of %d":["%d","%d"]}' % (number, n, n * number) for n in range(60)])
         return mine[number].compress(b'{"id":"of all"}')
 
     with ThreadPoolExecutor(4) as pool:
@@ -204,6 +204,13 @@ def test_processes_that_prepare_at_the_same_moment_end_with_the_same_dictionary(
     assert len(dictionaries(db)) == 1
     assert packed == [packed[0]] * 4
     assert opened(packed[0]) == b'{"id":"of all"}'
+
+
+def test_a_dictionary_is_never_replaced(db: Engine) -> None:
+    for content in (b"the first", b"of a process that trained for longer"):
+        with database.transaction(db) as tx:
+            codecs._keep(tx, content)
+    assert dictionaries(db) == [(1, b"the first")]
 
 
 def test_what_was_stored_before_the_training_stays_readable(db: Engine) -> None:

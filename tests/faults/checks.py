@@ -97,7 +97,7 @@ def _archive(tx: Connection, evidence: Evidence) -> Archive:
           FROM orders
     """
     heads = {(sellers[row.account_id], row.order_id): row for row in tx.execute(sa.text(query))}
-    dictionaries = dict(tx.execute(sa.text("SELECT id, content FROM codec_dictionaries")).tuples().all())
+    dictionaries = {row.id: row.content for row in tx.execute(sa.text("SELECT id, content FROM codec_dictionaries"))}
     versions: dict[Key, list[Version]] = defaultdict(list)
     for row in tx.execute(sa.text("SELECT * FROM order_versions ORDER BY read_at, version")):
         body = _opened(dictionaries.get(row.dictionary_id), row.body)

@@ -11,8 +11,8 @@ from allegro_simulator import server
 
 from . import campaign as campaigns
 from . import checks, scale, service
-from .campaign import Campaign
 from .checks import Evidence
+from .scene import Campaign
 from .watched import WatchedWorld
 
 _TOLD: list[str] = []

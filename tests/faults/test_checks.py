@@ -134,8 +134,6 @@ def test_a_served_event_that_is_not_stored_is_found_out(tx: Connection, evidence
 def test_a_lost_order_is_excused_only_by_a_kill_during_its_short_life(tx: Connection, evidence: Evidence) -> None:
     stored = tx.execute(sa.text("SELECT order_id FROM orders")).scalars().all()
     merged = [key for key, true in evidence.truth.items() if true.gone and true.served and key[1] in stored]
-    if not merged:
-        pytest.skip("nothing that was stored was merged in this campaign")
     tx.execute(sa.text("DELETE FROM orders WHERE order_id = :order"), {"order": merged[0][1]})
     never = dataclasses.replace(evidence, killed=[datetime(2000, 1, 1, tzinfo=UTC)])
 

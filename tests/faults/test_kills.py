@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from . import checks, scale
-from .campaign import Campaign
 from .checks import Evidence
+from .scene import Campaign
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -49,8 +49,12 @@ class Shop:
             return archive.gone(tx, self.account_id, order_id, line_item_ids=line_items, now=moment(at))
 
     def head(self, order_id: str) -> Any:
-        """The order's row; None where there is none."""
-        return self._rows(orders, orders.c.order_id == order_id, first=orders.c.order_id, one=True)
+        """The order's row, with the projection as text; None where there is none."""
+        columns = [column for column in orders.c if column.name != "order_data"]
+        query = sa.select(*columns, sa.cast(orders.c.order_data, sa.Text).label("order_data"))
+        with database.transaction(self.db) as tx:
+            where = (orders.c.account_id == self.account_id, orders.c.order_id == order_id)
+            return tx.execute(query.where(*where)).one_or_none()
 
     def versions(self, order_id: str) -> list[tuple[datetime, bytes]]:
         """Every version by the moment it shows: that moment and its bytes, unpacked by a new process."""
@@ -73,14 +77,15 @@ class Shop:
     def sizes(self) -> tuple[int, int, int]:
         """How many orders, versions and changes there are."""
         tables = (orders, order_versions, order_changes)
-        found = [len(self._rows(table, sa.true(), first=table.c.order_id)) for table in tables]
+        with database.transaction(self.db) as tx:
+            queries = [sa.select(sa.func.count()).where(table.c.account_id == self.account_id) for table in tables]
+            found = [tx.execute(query).scalar_one() for query in queries]
         return found[0], found[1], found[2]
 
-    def _rows(self, table: sa.Table, where: Any, *, first: Any, one: bool = False) -> Any:
+    def _rows(self, table: sa.Table, where: Any, *, first: Any) -> Any:
         query = sa.select(table).where(table.c.account_id == self.account_id, where).order_by(first)
         with database.transaction(self.db) as tx:
-            found = tx.execute(query)
-            return found.one_or_none() if one else found.all()
+            return tx.execute(query).all()
 
 
 def order(order_id: str = "order-1", **changed: object) -> bytes:

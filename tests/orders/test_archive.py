@@ -131,8 +131,7 @@ def test_a_hostile_order_is_stored_byte_for_byte_and_so_is_its_neighbour(shop: S
     assert shop.read((1, good), (1, body)) == Recorded(inserted=2)
     assert shop.bodies("hostile") == [body]
     assert shop.bodies("good") == [good]
-    assert shop.head("good").order_data == json.loads(good)
-    assert (shop.head("hostile").order_data is None) <= shop.head("hostile").projection_lossy
+    assert json.loads(shop.head("good").order_data) == json.loads(good)
     assert shop.set_aside() == []
 
 
@@ -175,7 +174,7 @@ def test_a_new_order_shows_what_its_bytes_say(shop: Shop) -> None:
     head = shop.head("order-1")
     assert (head.version, head.versions, head.read_at, head.status) == (1, 1, moment(1), "A")
     assert (head.buyer_login, head.total, head.currency) == ("kupujacy", "12.30", "PLN")
-    assert (head.line_item_ids, head.order_data) == (["line-of-order-1"], json.loads(A))
+    assert (head.line_item_ids, json.loads(head.order_data)) == (["line-of-order-1"], json.loads(A))
     assert shop.changes("order-1") == [(1, ["order.created"], "backfill")]
 
 

@@ -19,7 +19,7 @@ from orders_backup.allegro.wire import Event
 from orders_backup.codec import Codec
 from orders_backup.orders import changes
 from orders_backup.orders.changes import Head, Kept, Reading, Unreadable, Verdict
-from orders_backup.orders.projection import project
+from orders_backup.orders.projection import plain, tame
 from orders_backup.tables import order_changes, order_events, order_versions, orders, unreadable_orders
 
 
@@ -144,35 +144,69 @@ def _record_distinct(
         if verdict is Verdict.CHANGED
     ]
     late = [
-        _Row(reading, heads[reading.facts.order_id].versions + 1, False, [changes.OTHER])
+        _late(tx, codec, account_id, heads[reading.facts.order_id], reading)
         for reading, verdict in verdicts
-        if verdict is Verdict.LATE and changes.late_is_news(_kept(tx, account_id, reading.facts.order_id), reading)
+        if verdict is Verdict.LATE
     ]
+    rows = [*new, *changed, *(row for some in late for row in some)]
     _insert_heads(tx, account_id, new)
-    _update_heads(tx, account_id, [*changed, *late])
-    rows = [*new, *changed, *late]
+    _update_heads(tx, account_id, rows[len(new) :])
     _insert_versions(tx, codec, account_id, rows)
     _insert_changes(tx, account_id, rows, cause=cause)
     _confirm(tx, account_id, [reading for reading, verdict in verdicts if verdict is Verdict.SAME])
     return Recorded(
         inserted=len(new),
-        updated=len(changed) + len(late),
-        unchanged=len(readings) - len(rows),
+        updated=len(changed) + sum(bool(some) for some in late),
+        unchanged=len(readings) - len(new) - len(changed) - sum(bool(some) for some in late),
         maybe_superseded=_link_merged(tx, account_id, new) if cause != "backfill" else [],
     )
 
 
 def _heads(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:
-    table = orders.c
-    query = sa.select(table.order_id, table.version, table.sha256, table.read_at, table.versions).where(
-        table.account_id == account_id, table.order_id.in_(order_ids)
-    )
-    return {row[0]: Head(row[1], row[2], row[3], row[4]) for row in tx.execute(query)}
+    rows = _cursor(tx).execute(_HEADS, (order_ids, account_id)).fetchall()
+    return {row[0]: Head(*row[1:]) for row in rows}
+
+
+# Each order by its primary key: for an account that the planner's statistics do not know yet, it would rather walk
+# the whole account by another index. OFFSET 0 keeps it from rearranging the look-up.
+_HEADS = """
+    SELECT head.*
+      FROM unnest(%s::text[]) AS asked (order_id)
+     CROSS JOIN LATERAL (SELECT o.order_id, o.version, o.sha256, o.read_at, o.versions FROM orders o
+                          WHERE o.account_id = %s AND o.order_id = asked.order_id OFFSET 0) AS head
+"""
+
+_CONFIRM = """
+    UPDATE orders AS o
+       SET read_at = seen.sent_at,
+           superseded_by = CASE WHEN o.gone_at > seen.sent_at THEN o.superseded_by END,
+           gone_at = CASE WHEN o.gone_at > seen.sent_at THEN o.gone_at END
+      FROM (SELECT head.place, asked.sent_at
+              FROM unnest(%(ids)s::text[], %(sent_at)s::timestamptz[]) AS asked (order_id, sent_at)
+             CROSS JOIN LATERAL (SELECT h.ctid AS place FROM orders h
+                                  WHERE h.account_id = %(account)s AND h.order_id = asked.order_id
+                                    AND h.read_at < asked.sent_at OFFSET 0) AS head) AS seen
+     WHERE o.ctid = seen.place
+"""
 
 
 def _changed(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> _Row:
     before = _body(tx, codec, account_id, reading.facts.order_id, head.version)
     return _Row(reading, head.versions + 1, True, changes.kinds(before, reading.body))
+
+
+def _late(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> list[_Row]:
+    """The versions a late reading adds: none, itself, or itself and after it the head's bytes once more."""
+    order_id = reading.facts.order_id
+    found = changes.place(_kept(tx, account_id, order_id), reading)
+    if not found.is_news:
+        return []
+    row = _Row(reading, head.versions + 1, False, [changes.OTHER])
+    if not found.returns:
+        return [row]
+    again = changes.read(head.read_at, _body(tx, codec, account_id, order_id, head.version))
+    assert isinstance(again, Reading)  # noqa: S101 – it was stored under this id
+    return [row, _Row(again, head.versions + 2, True, changes.kinds(reading.body, again.body))]
 
 
 def _body(tx: Connection, codec: Codec, account_id: UUID, order_id: str, version: int) -> bytes:
@@ -217,15 +251,30 @@ def _update_heads(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> Non
 def _write_projected(
     tx: Connection, rows: list[tuple[Any, ...]], write: Callable[[list[tuple[Any, ...]]], None]
 ) -> None:
-    """All rows at once; where JSONB refuses one of them, one by one, and the refused ones without a projection."""
-    if not rows:
-        return
-    try:
-        with tx.begin_nested():
-            write(rows)
-    except _JSONB_REFUSES:
-        for row in rows:
-            write([row if _jsonb_takes(tx, row[-1]) else (*row[:-2], True, None)])
+    """All rows at once; where JSONB refuses one of them, one by one, and the refused ones with a tamed projection.
+
+    The last two values of a row are whether its projection lost something, and the bytes to project.
+    """
+    projected = [(*row[:-1], plain(row[-1])) for row in rows]
+    if all(row[-1] is not None for row in projected):
+        try:
+            with tx.begin_nested():
+                write(projected)
+        except _JSONB_REFUSES:
+            pass
+        else:
+            return
+    for row in rows:
+        write([(*row[:-2], *_projection(tx, row[-1]))])
+
+
+def _projection(tx: Connection, body: bytes) -> tuple[bool, str | None]:
+    """Whether the projection loses something, and its text: the first that PostgreSQL takes."""
+    text = plain(body)
+    if text is not None and _jsonb_takes(tx, text):
+        return False, text
+    tamed = tame(body)
+    return True, tamed if tamed is not None and _jsonb_takes(tx, tamed) else None
 
 
 _SHOWN = (
@@ -245,9 +294,10 @@ _PROJECTED = ("projection_lossy", "order_data")
 
 _UPDATE_HEAD = f"""
     UPDATE orders AS o
-       SET (version, versions, sha256, read_at, {", ".join((*_SHOWN, *_PROJECTED))}, gone_at, superseded_by)
-         = (n.version, n.versions, n.sha256, n.read_at,
-            {", ".join(f"n.{name}" for name in (*_SHOWN, *_PROJECTED))}, NULL, NULL)
+       SET ({", ".join(("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))})
+         = ({", ".join(f"n.{name}" for name in ("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))}),
+           superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
+           gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
       FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
                    %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
                    %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
@@ -260,15 +310,12 @@ _JSONB_REFUSES = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycop
 
 
 def _shown(reading: Reading) -> tuple[Any, ...]:
-    """The columns of _SHOWN, then projection_lossy and order_data as text."""
-    text, lossy = project(reading.body)
-    return (*(getattr(reading.facts, name) for name in _SHOWN), lossy, text)
+    """The columns of _SHOWN, then what _write_projected makes the projection of."""
+    return (*(getattr(reading.facts, name) for name in _SHOWN), False, reading.body)
 
 
-def _jsonb_takes(tx: Connection, text: str | None) -> bool:
+def _jsonb_takes(tx: Connection, text: str) -> bool:
     """Whether PostgreSQL accepts this text as JSONB; it alone knows its own limits."""
-    if text is None:
-        return True
     try:
         with tx.begin_nested():
             _cursor(tx).execute("SELECT %s::text::jsonb IS NULL", (text,))
@@ -295,6 +342,7 @@ def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Seque
             )
             for row in rows
         ),
+        types=("uuid", "text", "int4", "timestamptz", "int4", "bytea", "int2", "bytea"),
     )
 
 
@@ -310,18 +358,10 @@ def _insert_changes(tx: Connection, account_id: UUID, rows: Sequence[_Row], *, c
 
 def _confirm(tx: Connection, account_id: UUID, readings: Sequence[Reading]) -> None:
     """Unchanged orders: only when they were last seen so, by which a late reading is told from a new one."""
-    if not readings:
-        return
-    sent_at, table = readings[0].sent_at, orders.c
-    tx.execute(
-        sa.update(orders)
-        .values(read_at=sent_at, gone_at=None, superseded_by=None)
-        .where(
-            table.account_id == account_id,
-            table.order_id.in_([reading.facts.order_id for reading in readings]),
-            table.read_at < sent_at,
-        )
-    )
+    if readings:
+        ids = [reading.facts.order_id for reading in readings]
+        values = {"ids": ids, "account": account_id, "sent_at": [reading.sent_at for reading in readings]}
+        _cursor(tx).execute(_CONFIRM, values)
 
 
 def _link_merged(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> list[str]:
@@ -383,12 +423,22 @@ def _batches(readings: Iterable[Reading]) -> list[list[Reading]]:
     return batches
 
 
-def _copy(tx: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """COPY into a table: five times the speed of arrays, and the same rows."""
+def _copy(
+    tx: Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    types: Sequence[str] | None = None,
+) -> None:
+    """COPY into a table: five times the speed of arrays, and the same rows. With `types`, in the binary form."""
     listed = list(rows)
     if not listed:
         return
-    with _cursor(tx) as cursor, cursor.copy(f"COPY {table.name} ({', '.join(columns)}) FROM STDIN") as copy:
+    form = " (FORMAT BINARY)" if types else ""
+    with _cursor(tx) as cursor, cursor.copy(f"COPY {table.name} ({', '.join(columns)}) FROM STDIN{form}") as copy:
+        if types:
+            copy.set_types(types)
         for row in listed:
             copy.write_row(row)
 

@@ -70,6 +70,15 @@ class Kept:
     sha256: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What a late reading adds. `returns`: after it the order was seen again as the head has it, and the head's
+    bytes have to be a version once more, or the past would show the late one where the head was confirmed."""
+
+    is_news: bool
+    returns: bool
+
+
 def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
     """A reading of these bytes."""
     digest = hashlib.sha256(body).digest()
@@ -81,16 +90,17 @@ def judge(head: Head | None, reading: Reading) -> Verdict:
     """Same bytes are no new version; an older reading never overwrites a newer one."""
     if head is None:
         return Verdict.NEW
-    if reading.sha256 == head.sha256:
-        return Verdict.SAME
-    return Verdict.CHANGED if reading.sent_at >= head.read_at else Verdict.LATE
+    if reading.sent_at < head.read_at:
+        return Verdict.LATE
+    return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED
 
 
-def late_is_news(kept: Sequence[Kept], reading: Reading) -> bool:
-    """Whether a late reading shows a state we do not hold: it differs from the versions just before and after it."""
+def place(kept: Sequence[Kept], reading: Reading) -> Late:
+    """A late reading shows a state we do not hold if it differs from the versions just before and after it."""
     before = max((one for one in kept if one.read_at <= reading.sent_at), key=lambda one: one.read_at, default=None)
     after = min((one for one in kept if one.read_at > reading.sent_at), key=lambda one: one.read_at, default=None)
-    return all(one is None or one.sha256 != reading.sha256 for one in (before, after))
+    is_news = all(one is None or one.sha256 != reading.sha256 for one in (before, after))
+    return Late(is_news, returns=is_news and after is None)
 
 
 def kinds(before: bytes, after: bytes) -> list[str]:
@@ -102,7 +112,7 @@ def kinds(before: bytes, after: bytes) -> list[str]:
     found = {_KIND_BY_FIELD.get(name, OTHER) for name in differing}
     if "status" in differing and new.get("status") == "CANCELLED":
         found.add("order.cancelled")
-    if "fulfillment" in differing and _fulfillment_status(new) == "RETURNED":
+    if _fulfillment_status(new) == "RETURNED" != _fulfillment_status(old):
         found.add("order.returned")
     return sorted(found) or [OTHER]
 

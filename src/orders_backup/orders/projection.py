@@ -1,38 +1,35 @@
-"""The JSONB projection of an order's bytes: the text as it came where JSONB can hold it, else a tamed copy. PURE."""
+"""The JSONB projection of an order's bytes: the text as it came, or a tamed copy where JSONB refuses that. PURE.
+
+PostgreSQL alone knows what it refuses (NUL, lone surrogates, numbers beyond `numeric`, depth), so it is asked first.
+"""
 
 import json
-import re
-
-_SUSPICIOUS = re.compile(rb"\\u0000|\\u[dD][89a-fA-F]|[eE][+-]?\d{3}|\d{300}|\x00")
-"""What JSONB may refuse: NUL, surrogates, and numbers beyond `numeric`. Rare, so a match only means: look closer."""
-MAX_DEPTH = 900
-_PLAIN_BYTES = 1_000_000
 
 
-def project(body: bytes) -> tuple[str | None, bool]:
-    """The text for the JSONB column and whether it lost anything; None where the bytes are no JSON we can tame."""
+def plain(body: bytes) -> str | None:
+    """The bytes as text; None where they are not UTF-8."""
     try:
-        text = body.decode()
+        return body.decode()
     except UnicodeDecodeError:
-        return _tamed(body.decode("utf-8", "replace"))
-    if len(body) <= _PLAIN_BYTES and body.count(b"[") + body.count(b"{") < MAX_DEPTH and not _SUSPICIOUS.search(body):
-        return text, False
-    return _tamed(text)
+        return None
 
 
-def _tamed(text: str) -> tuple[str | None, bool]:
+def tame(body: bytes) -> str | None:
+    """A copy that JSONB holds: replacement characters for what no text may hold, and numbers as the text they were.
+
+    None where the bytes are no JSON that can be tamed.
+    """
     try:
-        value = json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str)
-        tamed = json.dumps(_clean(value), ensure_ascii=False, allow_nan=False)
+        value = json.loads(body.decode("utf-8", "replace"), parse_float=_number, parse_int=_number, parse_constant=str)
+        return json.dumps(_clean(value), ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
-        return None, True
-    return tamed, True
+        return None
 
 
 def _number(digits: str) -> object:
     """A number as JSON's readers agree on it; anything longer or larger as text, so that no digit is lost."""
-    is_plain = len(digits) <= 15 and "e" not in digits.lower() and "." not in digits
-    return int(digits) if is_plain else digits[:1000]
+    is_short = len(digits) <= 15 and "e" not in digits.lower() and "." not in digits
+    return int(digits) if is_short else digits[:1000]
 
 
 def _clean(value: object) -> object:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection, Row
 
@@ -375,9 +376,10 @@ def failing(tx: Connection, account_id: UUID) -> int:
 def paid(tx: Connection, account_id: UUID, order_ids: Sequence[str], *, sent_at: datetime) -> list[str]:
     """Strikes the debts that a reading requested at `sent_at` pays, and says which."""
     table = owed_orders.c
+    read = sa.any_(sa.literal(list(order_ids), pg.ARRAY(sa.Text)))
     statement = (
         sa.delete(owed_orders)
-        .where(table.account_id == account_id, table.order_id.in_(list(order_ids)), table.owed_at <= sent_at)
+        .where(table.account_id == account_id, table.order_id == read, table.owed_at <= sent_at)
         .returning(table.order_id)
     )
     return list(tx.execute(statement).scalars())
