@@ -59,10 +59,10 @@ def answer(world: Controlled, request: Request) -> Response:
 
 def _arguments(request: Request) -> dict[str, Any]:
     given: dict[str, Any] = dict(request.query)
-    if request.body and "form-urlencoded" in request.headers.get("content-type", ""):
-        given |= dict(parse_qsl(request.body.decode()))
-    elif request.body:
+    if request.body.lstrip().startswith(b"{"):
         given |= json.loads(request.body)
+    else:
+        given |= dict(parse_qsl(request.body.decode()))
     return given
 
 

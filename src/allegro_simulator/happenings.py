@@ -15,18 +15,20 @@ _TAX = {"rate": "23.00", "subject": "GOODS", "exemption": None}
 _REACHED = ("BOUGHT", "FILLED_IN", "READY_FOR_PROCESSING")
 
 
-def buys(state: State, seller_id: str, *, silently: bool = False) -> str:
-    """A purchase: the checkout form is not filled in yet."""
+def buys(state: State, seller_id: str, *, buyer_of: str | None = None, silently: bool = False) -> str:
+    """A purchase: the form is not filled in yet. `buyer_of`: by the buyer of that form, the same things again."""
     account = seller(state, seller_id)
     now = now_ms(state)
     chosen = generation.pick_template(state.random, len(templates.names()), 0)
-    bought = template(chosen.name if chosen.online else templates.names()[0], templates.BOUGHT)
+    earlier = form(state, buyer_of) if buyer_of else None
+    name = earlier.template.name if earlier else (chosen.name if chosen.online else templates.names()[0])
+    bought = template(name, templates.BOUGHT)
     state.numbers += 1
     order = Order(
         seller_id=account.id,
         seed=account.seed,
         number=state.numbers,
-        origin=state.numbers,
+        origin=earlier.origin if earlier else state.numbers,
         node=state.node,
         template=bought,
         bought=now,
@@ -224,8 +226,9 @@ def _something(state: State, account: Seller, *, silently: bool) -> str:
         surcharges(state, found.id, silently=silently)
     elif 0.72 <= chance < 0.77 and (found := _pick(draw, recent, *_REACHED, fulfillment="NEW")):
         cancels(state, found.id, silently=silently)
-    elif 0.77 <= chance < 0.79 and (two := [order for order in recent if order.status == "BOUGHT"])[1:]:
-        return merges(state, two[-2].id, two[-1].id, silently=silently)
+    elif 0.77 <= chance < 0.79 and (found := _pick(draw, recent, "BOUGHT")):
+        again = buys(state, account.id, buyer_of=found.id, silently=silently)
+        return merges(state, found.id, again, silently=silently)
     else:
         return buys(state, account.id, silently=silently)
     return found.id

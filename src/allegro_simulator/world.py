@@ -172,9 +172,9 @@ class World:
         with self._lock:
             return happenings.happens(self._state, seller_id, n, silently=silently)
 
-    def buys(self, seller_id: str, *, silently: bool = False) -> str:
+    def buys(self, seller_id: str, *, buyer_of: str | None = None, silently: bool = False) -> str:
         with self._lock:
-            return happenings.buys(self._state, seller_id, silently=silently)
+            return happenings.buys(self._state, seller_id, buyer_of=buyer_of, silently=silently)
 
     def fills_in(self, form: str, *, silently: bool = False) -> None:
         with self._lock:

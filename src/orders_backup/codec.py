@@ -92,7 +92,7 @@ def train(bodies: list[bytes]) -> bytes:
 
 
 def scrub(body: bytes) -> bytes:
-    """The same JSON with every text under a personal field emptied; nothing at all where it is not JSON."""
+    """The same JSON with every text and number under a personal field emptied; nothing at all where it is not JSON."""
     try:
         return msgspec.json.encode(_scrubbed(msgspec.json.decode(body), personal=False))
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -104,7 +104,9 @@ def _scrubbed(value: object, *, personal: bool) -> object:
         return {key: _scrubbed(inner, personal=personal or key in _PERSONAL) for key, inner in value.items()}
     if isinstance(value, list):
         return [_scrubbed(inner, personal=personal) for inner in value]
-    return "" if personal and isinstance(value, str) else value
+    if personal and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return "" if isinstance(value, str) else 0
+    return value
 
 
 def _newest(tx: Connection) -> tuple[int, bytes] | None:

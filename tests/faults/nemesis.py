@@ -77,7 +77,7 @@ def _wait_for(campaign: Campaign, trap: Trap, phase: str) -> None:
             campaign.world.expires_access_tokens(campaign.draw.choice(list(campaign.accounts)))
             continue
         with suppress(DatabaseUnavailableError):  # the trap may have sprung this moment
-            if scene.one(campaign, _BACKFILLS_UNDER_WAY) == 0:
+            if scene.one(campaign, _BACKFILLS_UNDER_WAY) < scale.BACKFILLS:
                 campaign.world.trap = None
                 _begin_another(campaign)
                 campaign.world.trap = trap
@@ -101,4 +101,4 @@ def _begin_another(campaign: Campaign) -> None:
     if not campaign.sleeping:
         scene.connect_one(campaign)
         scene.wait_until_connected(campaign)
-    scene.wake(campaign, campaign.sleeping[:1])
+    scene.wake(campaign, campaign.sleeping[: scale.BACKFILLS])

@@ -21,9 +21,11 @@ TOKEN_ANSWER_TAKES = 0.25
 """Answers travel for a while, so that a kill finds requests on their way."""
 STRIKE_WITHIN = {"worker": 0.4, "postgres": 0.4, "scheduler": 1.0}
 """The kill comes at most so long after the call that was waited for; at once in one case of three."""
-DOWN_FOR = 0.6
+DOWN_FOR = 0.4
 PAGES = (1, 4)
 """The kill waits for so many list pages of backfills."""
+BACKFILLS = 2
+"""So many are kept under way while backfills are to be hit."""
 FAULTS_AT_ALLEGRO = 0.15
 """Share of the kills that coincide with a lost answer."""
 
@@ -42,8 +44,8 @@ class Scale:
     orders: int
 
 
-SLICE = Scale(kills=3, sellers=10, orders=500)
-CAMPAIGN = Scale(kills=20, sellers=20, orders=1200)
+SLICE = Scale(kills=2, sellers=8, orders=400)
+CAMPAIGN = Scale(kills=20, sellers=24, orders=1200)
 
 
 def chosen() -> Scale:

@@ -80,9 +80,6 @@ def test_what_jsonb_refuses_is_tamed_and_marked(shop: Shop, body: bytes, tamed: 
     assert json.loads(text) == tamed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG archive._write_projected: plain() is None without UTF-8, and JSONB takes NULL"
-)
 def test_invalid_utf8_is_tamed_and_marked(shop: Shop) -> None:
     assert projected(shop, order_with(b'"a":"\xff"')) == ('{"a": "\ufffd", "id": "x"}', True)
 

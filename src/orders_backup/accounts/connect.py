@@ -111,9 +111,12 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
 
 
 def _authorize(runtime: Runtime) -> oauth.Authorization:
-    bucket = Bucket(f"client:{runtime.oauth.client_id}", runtime.settings.rate_limit_client)
-    budget.take(runtime.db, [bucket], 1, priority=Priority.TOKEN)
+    budget.take(runtime.db, [_client_bucket(runtime)], 1, priority=Priority.TOKEN)
     return oauth.authorize_device(runtime.oauth)
+
+
+def _client_bucket(runtime: Runtime) -> Bucket:
+    return Bucket(f"client:{runtime.oauth.client_id}", runtime.settings.rate_limit_client)
 
 
 def _keep_flow(tx: Connection, runtime: Runtime, account_id: UUID, authorization: oauth.Authorization) -> None:
@@ -151,6 +154,8 @@ def _pair(runtime: Runtime, row: "Row[Any]", lease: Lease) -> SealedPair | None:
         if lease.now >= row.expires_at:
             _end(runtime, lease, row.account_id, status="expired", reason="not_confirmed_in_time")
             return None
+        buckets = [_client_bucket(runtime), Bucket(f"account:{row.account_id}:auth", runtime.settings.rate_limit_auth)]
+        budget.take(runtime.db, buckets, 1, priority=Priority.TOKEN)
         code = runtime.vault.open(row.device_code_sealed, row.account_id, "device_code")
         pair = oauth.redeem_device_code(runtime.oauth, code)
         sealed = tokens.seal(runtime, row.account_id, "device", pair, now=lease.now)
@@ -171,10 +176,7 @@ def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedP
     """Whose tokens these are decides what becomes of them."""
     now = runtime.clock.now()
     pair = tokens.opened(runtime, account_id, "device", sealed, now=now)
-    buckets = [
-        Bucket(f"client:{runtime.oauth.client_id}", runtime.settings.rate_limit_client),
-        Bucket(f"account:{account_id}:default", runtime.settings.rate_limit_default),
-    ]
+    buckets = [_client_bucket(runtime), Bucket(f"account:{account_id}:default", runtime.settings.rate_limit_default)]
     budget.take(runtime.db, buckets, 1, priority=Priority.LIVE)
     seller_id, login = client.me(runtime.allegro, pair.access_token)
     with database.transaction(runtime.db) as tx:

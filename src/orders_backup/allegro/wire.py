@@ -174,6 +174,8 @@ def order_facts(body: bytes) -> OrderFacts | None:
 
 def text(value: object) -> str | None:
     """A string as a text column can hold it, at most 500 characters; None for what is no string or number."""
+    if isinstance(value, str) and value.isascii() and len(value) <= 500 and "\x00" not in value:
+        return value
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return str(value)[:500].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

@@ -59,7 +59,7 @@ def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
     now = job.now()
     if run.kind == "backfill":
         return plan.whole(now - plan.SETTLED)
-    if run.kind == "full":
+    if run.kind == "full" and run.range_from is None and run.range_to is None:
         return plan.full(now)
     return reconcile.windows(run.range_from, run.range_to, now=now)
 
