@@ -136,7 +136,6 @@ def test_a_lock_that_is_never_freed_is_an_outage_and_not_a_hang(db: Engine) -> N
             tx.execute(sa.select(request_budget).with_for_update())
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="BUG db._first_line: an error without a text has no line 0")
 def test_an_outage_for_which_the_driver_has_no_words_is_an_outage_too(db: Engine) -> None:
     with pytest.raises(DatabaseUnavailableError), database.transaction(db):
         raise psycopg.OperationalError

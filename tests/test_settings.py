@@ -142,11 +142,11 @@ WRONG = [
     ("encryption_keys", f"k:{KEY},k:{KEY}", "each key id once"),
     ("events_interval", "soon", "duration"),
     ("events_interval", "0", "at least 1 second"),
-    ("sync_interval", "-5", "timedelta"),
-    ("sync_interval", "6 hours", "timedelta"),
+    ("sync_interval", "-5", "must be a number of seconds"),
+    ("sync_interval", "6 hours", "must be a number of seconds"),
     ("device_flow_timeout", "0.5 s", "at least 1 second"),
-    ("lease", "nan", "timedelta"),
-    ("lease", "1 s 2 s", "timedelta"),
+    ("lease", "nan", "must be a number of seconds"),
+    ("lease", "1 s 2 s", "must be a number of seconds"),
     ("rate_limit_client", "0", "at least 1 request per minute"),
     ("rate_limit_default", "-1", "at least 1 request"),
     ("rate_limit_orders", "many", "integer"),
@@ -174,7 +174,6 @@ def test_a_malformed_value_is_one_sentence_that_names_its_setting(
     assert len(said) < 200
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="BUG parse_duration: OverflowError of timedelta escapes")
 def test_a_duration_beyond_all_calendars_is_one_sentence() -> None:
     assert complaint(events_interval="99999999999d").startswith("EVENTS_INTERVAL ")
 
@@ -229,7 +228,6 @@ def test_no_secret_shows_in_a_repr_or_a_dump() -> None:
     assert found.allegro_client_secret.get_secret_value() == "hunter2"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG settings: passwords in database_url and broker_url are in every repr")
 def test_no_password_of_an_address_shows_in_a_repr() -> None:
     found = settings.load(database_url="postgresql://u:hunter2@h/x", broker_url="amqp://u:hunter2@h//")
     assert "hunter2" not in repr(found)

@@ -113,9 +113,6 @@ def test_no_error_tells_the_secret_or_the_key() -> None:
     assert "+++" not in told
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG vault.Vault.keys has no repr=False: its keys are in every repr of a Runtime"
-)
 def test_the_vault_shows_no_key() -> None:
     assert "+++" not in f"{opened_by('k1')!r} {opened_by('k1')!s}"
 

@@ -68,7 +68,7 @@ def room(bucket: Bucket, level: Level, *, now: datetime, priority: Priority) -> 
     floor = min(priority.value * bucket.burst, bucket.burst - 1)
     available = bucket.burst - max((level.full_at - now).total_seconds(), 0.0) * bucket.rate
     if available - floor >= 1 - 1e-6:
-        return int(available - floor + 1e-6), now
+        return max(int((available - floor) * ramp(level, now=now) + 1e-6), 1), now
     return 0, now + timedelta(seconds=(1 + floor - available) / rate)
 
 

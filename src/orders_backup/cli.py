@@ -50,7 +50,7 @@ AccountId = Annotated[uuid.UUID, typer.Argument(help="The account's id, as `acco
 
 
 class Kind(StrEnum):
-    """What a sync looks at: changes since the last one, the whole history, or what is there against what is stored."""
+    """What a sync looks at: changes since the last one, recent orders and counts, or every order Allegro lists."""
 
     incremental = "incremental"
     full = "full"
@@ -285,7 +285,7 @@ def _state(account: "Account") -> str:
 @app.command(epilog="Example: orders-backup sync 6b1f… --kind reconcile --from 2026-01-01 --to 2026-02-01")
 def sync(
     account_id: AccountId,
-    kind: Annotated[Kind, typer.Option(help="Changes only, the whole history, or a comparison.")] = Kind.incremental,
+    kind: Annotated[Kind, typer.Option(help="Changes only, recent orders and counts, or all.")] = Kind.incremental,
     start: Annotated[str | None, typer.Option("--from", help="First moment; UTC unless it names a zone.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Moment after the last one.")] = None,
     data_dir: DataDir = None,

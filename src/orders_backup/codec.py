@@ -18,6 +18,8 @@ from orders_backup.tables import codec_dictionaries
 
 LEVEL = 3
 DICTIONARY_BYTES = 32 * 1024
+LEAST_BYTES = 1024
+"""A dictionary smaller than this was trained on nothing worth repeating."""
 TRAINING_SAMPLES = 50
 """A dictionary is trained from the first page that holds at least this many bodies."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -45,9 +47,10 @@ class Codec:
             found = _newest(tx)
         if found is None and len(bodies) >= TRAINING_SAMPLES:
             content = train(bodies)
-            with database.transaction(db) as tx:
-                _keep(tx, content)
-                found = _newest(tx)
+            if len(content) >= LEAST_BYTES:
+                with database.transaction(db) as tx:
+                    _keep(tx, content)
+                    found = _newest(tx)
         if found is not None:
             self._contents[found[0]] = found[1]
             self._newest = found[0]

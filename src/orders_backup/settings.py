@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SecretStr,
     ValidationError,
     field_validator,
@@ -38,8 +39,10 @@ _USER_AGENT = re.compile(r"[!-~]+/\d+(\.\d+)* \(\+https?://[!-~]+\)")
 def parse_duration(value: object) -> object:
     """Seconds as a number, or a number with s, min, h or d: `150`, `150 s`, `6h`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
-    if isinstance(value, timedelta) or match is None or match[2] not in _UNITS:
+    if isinstance(value, timedelta):
         return value
+    if match is None or match[2] not in _UNITS or len(match[1]) > 9:
+        raise ValueError("must be a number of seconds, or a number with s, min, h or d, such as 150 s or 6 h")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
@@ -52,8 +55,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Path = Path("./.orders-backup")
-    database_url: str = ""
-    broker_url: str = ""
+    database_url: str = Field(default="", repr=False)
+    broker_url: str = Field(default="", repr=False)
 
     allegro_environment: Literal["production", "sandbox"] = "production"
     allegro_api_url: str = ""

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -17,7 +17,7 @@ _NONCE = 12
 class Vault:
     """Keys by id; the first seals, all open."""
 
-    keys: dict[str, bytes]
+    keys: dict[str, bytes] = field(repr=False)
 
     def seal(self, secret: str, *bound_to: object) -> bytes:
         """format, key id, nonce, ciphertext. `bound_to` (account, generation, field) must be given again to open."""

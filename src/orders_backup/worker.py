@@ -82,15 +82,15 @@ def register(app: Celery, runtime: Runtime) -> None:
     """The tasks. Each takes identifiers, makes one call, and leaves every decision to the room it calls."""
     task: Callable[..., Callable[[Callable[..., None]], Any]] = app.task
 
-    @task(name="poll_device")
+    @task(name="poll_device", shared=False)
     def poll_device(account_id: str) -> None:
         _run("poll_device", account_id, lambda: connect.poll(runtime, UUID(account_id)))
 
-    @task(name="refresh_token")
+    @task(name="refresh_token", shared=False)
     def refresh_token(account_id: str) -> None:
         _run("refresh_token", account_id, lambda: tokens.refresh_due(runtime, UUID(account_id)))
 
-    @task(name="sync")
+    @task(name="sync", shared=False)
     def sync(account_id: str, kind: str) -> None:
         work = pull.pull if kind == "journal" else backfill.work_on_listing
         _run(f"sync_{kind}", account_id, lambda: work(runtime, UUID(account_id)))

@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from allegro_simulator.http import Request
 from allegro_simulator.limits import Call
-from orders_backup.errors import DatabaseUnavailableError
 
 from . import scale, scene
 from .scene import Campaign, Kill
@@ -24,7 +22,6 @@ def kill_in(campaign: Campaign, phase: str) -> None:
         _kill(campaign, phase, victim)
         time.sleep(campaign.draw.uniform(0, scale.DOWN_FOR))
         campaign.service.restart(victim)
-        campaign.service.note_deaths()
 
 
 def _plan_faults(campaign: Campaign) -> None:
@@ -76,11 +73,11 @@ def _wait_for(campaign: Campaign, trap: Trap, phase: str) -> None:
         if phase == "refresh":
             campaign.world.expires_access_tokens(campaign.draw.choice(list(campaign.accounts)))
             continue
-        with suppress(DatabaseUnavailableError):  # the trap may have sprung this moment
+        if trap.disarm():
+            campaign.service.need_all()
             if scene.one(campaign, _BACKFILLS_UNDER_WAY) < scale.BACKFILLS:
-                campaign.world.trap = None
                 _begin_another(campaign)
-                campaign.world.trap = trap
+            trap.is_armed = True
 
 
 _BACKFILLED = """

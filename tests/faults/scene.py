@@ -138,10 +138,10 @@ def merging(campaign: Campaign) -> Iterator[None]:
 def wait(campaign: Campaign, left: Callable[[], str], *, within: float) -> None:
     deadline = time.monotonic() + within
     while still := left():
+        campaign.service.need_all()
         if time.monotonic() > deadline:
             raise AssertionError(f"Not done within {within} s: {still}. {standing(campaign)}")
         time.sleep(0.2)
-    campaign.service.note_deaths()
 
 
 def standing(campaign: Campaign) -> str:

@@ -55,9 +55,10 @@ class Service:
         if name == "postgres":
             self._wait_for_postgres()
 
-    def note_deaths(self) -> None:
-        """Remembers who runs no more although nobody killed it."""
-        self.died_alone += [child.how_it_ended() for child in self.children.values() if not child.is_running]
+    def need_all(self) -> None:
+        """Raises AssertionError where somebody runs no more although nobody killed it."""
+        for child in self.children.values():
+            assert child.is_running, child.how_it_ended()
 
     def stop(self, name: str) -> None:
         if not self.children[name].stop(within=20):

@@ -27,17 +27,26 @@ class Trap:
     strike: Callable[[], None] | None
     sprung: threading.Event = field(default_factory=threading.Event)
     seller_id: str | None = None
+    is_armed: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def disarm(self) -> bool:
+        """Nothing is killed from now on; False where it was too late."""
+        with self.lock:
+            self.is_armed = False
+            return not self.sprung.is_set()
 
     def sees(self, request: Request, call: Call) -> None:
-        if self.sprung.is_set() or not self.wanted(request, call):
-            return
-        self.count -= 1
-        if self.count > 0:
-            return
-        self.seller_id = call.seller_id
-        if self.strike:
-            self.strike()
-        self.sprung.set()
+        with self.lock:
+            if not self.is_armed or self.sprung.is_set() or not self.wanted(request, call):
+                return
+            self.count -= 1
+            if self.count > 0:
+                return
+            self.seller_id = call.seller_id
+            if self.strike:
+                self.strike()
+            self.sprung.set()
 
 
 class WatchedWorld(World):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 import httpx
 
@@ -115,7 +116,8 @@ def orders_updated(client: Client, token: str, *, since: datetime, offset: int) 
 def order(client: Client, token: str, order_id: str) -> OneOrder:
     """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's."""
     sent_at = client.now()
-    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{order_id}").content)
+    place = quote(order_id, safe="").replace(".", "%2E")
+    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}").content)
 
 
 def _list(client: Client, token: str, filters: dict[str, str], offset: int, limit: int) -> OrderPage:
@@ -128,7 +130,7 @@ def _list(client: Client, token: str, filters: dict[str, str], offset: int, limi
 def _get(client: Client, token: str, path: str, parameters: Mapping[str, str] | None = None) -> httpx.Response:
     try:
         answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AllegroUnavailableError(f"Allegro did not answer: {type(error).__name__}.") from None
     check(answer)
     return answer
@@ -162,12 +164,13 @@ def check(answer: httpx.Response) -> None:
 def _retry_after(answer: httpx.Response) -> float | None:
     """Seconds, from a number or an HTTP date (RFC 9110, 10.2.3), at most one hour."""
     value = answer.headers.get("retry-after", "")
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return min(float(value), 3600.0)
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), 3600.0)
 
 

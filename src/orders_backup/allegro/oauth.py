@@ -3,6 +3,7 @@
 Error texts are never kept: `invalid_grant` echoes the whole refresh token.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -140,4 +141,4 @@ def _error_code(body: bytes) -> str:
         code = msgspec.json.decode(body, type=_OAuthError).error
     except (msgspec.MsgspecError, UnicodeError):
         return "unknown"
-    return code[:64] if code.isascii() else "unknown"
+    return code if re.fullmatch(r"[A-Za-z_ ]{1,64}", code) else "unknown"

@@ -4,10 +4,12 @@ Nothing here refuses an order because of a field: a missing, null or unknown val
 order without a usable id is unreadable.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, TypeVar
 
 import msgspec
@@ -114,8 +116,13 @@ class _Me(msgspec.Struct):
     login: str
 
 
+_NO_NUMBERS = (inf, -inf)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_TOTAL_COUNT = re.compile(rb'"totalCount"\s*:\s*(\d{1,9})')
+_FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([!#-\[\]-~]{1,100})"')
+
 _form = msgspec.json.Decoder(_Form)
-_loose = msgspec.json.Decoder()
 _event = msgspec.json.Decoder(_Event)
 _order_page = msgspec.json.Decoder(_OrderPage)
 _event_page = msgspec.json.Decoder(_EventPage)
@@ -124,14 +131,28 @@ _me = msgspec.json.Decoder(_Me)
 
 
 def order_page(body: bytes) -> tuple[list[bytes], int]:
-    """The orders of a list page, each as its bytes, and `totalCount`. Raises AllegroAnswerError."""
-    page = _read(_order_page.decode, body)
+    """The orders of a list page, each as its bytes, and `totalCount`. Raises AllegroAnswerError.
+
+    One order that no strict reader takes (half an emoji in a buyer's message is enough) does not spoil its page.
+    """
+    try:
+        page = _order_page.decode(body)
+    except _UNREADABLE:
+        forms, rest = _cut(body, "checkoutForms")
+        total = _TOTAL_COUNT.search(rest)
+        if total is None:
+            raise AllegroAnswerError("Allegro's list page names no totalCount.") from None
+        return forms, int(total[1])
     return [bytes(form) for form in page.checkoutForms], page.totalCount
 
 
 def event_page(body: bytes) -> list[Event]:
     """The events of a page in Allegro's order. An event without a usable id raises AllegroAnswerError."""
-    return [_event_of(bytes(raw)) for raw in _read(_event_page.decode, body).events]
+    try:
+        events = [bytes(raw) for raw in _event_page.decode(body).events]
+    except _UNREADABLE:
+        events, _ = _cut(body, "events")
+    return [_event_of(event) for event in events]
 
 
 def latest_event_id(body: bytes) -> str | None:
@@ -150,7 +171,7 @@ def order_facts(body: bytes) -> OrderFacts | None:
     """What an order's bytes say; None where they name no usable order id, so that nothing can be filed under it."""
     try:
         form = _form.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except _UNREADABLE:
         form = _form_of_another_shape(body)
     order_id = text(form.id)
     if order_id is None or not _ORDER_ID.fullmatch(order_id):
@@ -176,7 +197,7 @@ def text(value: object) -> str | None:
     """A string as a text column can hold it, at most 500 characters; None for what is no string or number."""
     if isinstance(value, str) and value.isascii() and len(value) <= 500 and "\x00" not in value:
         return value
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value in _NO_NUMBERS:
         return None
     return str(value)[:500].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
@@ -193,13 +214,48 @@ def instant(value: object) -> datetime | None:
 
 
 def _form_of_another_shape(body: bytes) -> _Form:
-    """The id alone, from an order whose known fields are of unknown types, or that only half parses."""
+    """As much of an order as a lenient reader gets: all of it, or the id alone."""
+    value = _leniently(body)
     try:
-        value = _loose.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        match = re.match(rb'\s*\{\s*"id"\s*:\s*"([!#-~]{1,100})"', body)
-        return _Form(id=match[1].decode() if match else None)
-    return _Form(id=value.get("id")) if isinstance(value, dict) else _Form()
+        return msgspec.convert(value, _Form)
+    except (msgspec.ValidationError, UnicodeError):
+        pass
+    if isinstance(value, dict):
+        return _Form(id=value.get("id"))
+    match = _FIRST_ID.match(body)
+    return _Form(id=match[1].decode() if match else None)
+
+
+def _leniently(body: bytes) -> object:
+    """The value as Python's own reader takes it, lone surrogates included; None where it cannot either."""
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _cut(body: bytes, name: str) -> tuple[list[bytes], bytes]:
+    """The objects of a top-level array, found by brackets alone, and the page without them."""
+    found, depth, key, opened, start, span = [], 0, b"", False, 0, (0, 0)
+    for token in _TOKENS.finditer(body):
+        sign = token[0][:1]
+        if sign == b'"':
+            key = token[0] if depth == 1 else key
+        elif sign in b"[{":
+            depth += 1
+            if depth == 2 and key == f'"{name}"'.encode():
+                opened, span = True, (token.end(), token.end())
+            elif depth == 3 and opened:
+                start = token.start()
+        else:
+            if depth == 3 and opened:
+                found.append(body[start : token.end()])
+                span = (span[0], token.end())
+            depth -= 1
+            opened = opened and depth > 1
+    if depth != 0 or span[0] == 0:
+        raise AllegroAnswerError("Allegro's answer is not the JSON it should be: it was cut off.")
+    return found, body[: span[0]] + body[span[1] :]
 
 
 def _ids(items: list[_LineItem]) -> list[str]:
@@ -207,7 +263,10 @@ def _ids(items: list[_LineItem]) -> list[str]:
 
 
 def _event_of(body: bytes) -> Event:
-    event = _read(_event.decode, body)
+    try:
+        event = _event.decode(body)
+    except _UNREADABLE:
+        event = _event_of_another_shape(body)
     event_id = text(event.id)
     if event_id is None or not _ORDER_ID.fullmatch(event_id):
         raise AllegroAnswerError("An event without an id arrived; the journal page was not taken.")
@@ -222,8 +281,17 @@ def _event_of(body: bytes) -> Event:
     )
 
 
+def _event_of_another_shape(body: bytes) -> _Event:
+    """As much of an event as a lenient reader gets: all of it, or the id alone."""
+    try:
+        return msgspec.convert(_leniently(body), _Event)
+    except (msgspec.ValidationError, UnicodeError):
+        match = _FIRST_ID.match(body)
+        return _Event(id=match[1].decode() if match else None)
+
+
 def _read(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: {type(error).__name__}.") from None

@@ -4,22 +4,21 @@ Whatever is recorded twice, late or in any order ends the same: heads are compar
 same bytes make no version, and an older reading never overwrites a newer one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
+from orders_backup import db
 from orders_backup.allegro.wire import Event
 from orders_backup.codec import Codec
-from orders_backup.orders import changes
+from orders_backup.orders import changes, heads
 from orders_backup.orders.changes import Head, Kept, Reading, Unreadable, Verdict
-from orders_backup.orders.projection import plain, tame
+from orders_backup.orders.heads import Row
 from orders_backup.tables import order_changes, order_events, order_versions, orders, unreadable_orders
 
 
@@ -35,16 +34,6 @@ class Recorded:
     unchanged: int = 0
     set_aside: int = 0
     maybe_superseded: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A version to be stored. `is_head`: it becomes the newest; `kinds`: what changed with it."""
-
-    reading: Reading
-    version: int
-    is_head: bool
-    kinds: list[str]
 
 
 def record(
@@ -79,7 +68,7 @@ def record_events(tx: Connection, codec: Codec, account_id: UUID, events: Sequen
     )
     new = [event for event_id, event in by_id.items() if event_id not in known]
     columns = ("account_id", "event_id", "order_id", "event_type", "occurred_at", "dictionary_id", "event_data")
-    _copy(
+    db.copy(
         tx,
         order_events,
         columns,
@@ -123,7 +112,7 @@ def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequ
             head.order_id != order_id,
             head.gone_at.is_(None),
         )
-        .order_by(head.ordered_at.desc(), head.order_id.desc())
+        .order_by(head.ordered_at.desc().nulls_last(), head.order_id.desc())
         .limit(1)
     ).scalar_one_or_none()
     if successor is not None:
@@ -135,25 +124,25 @@ def _record_distinct(
     tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading], *, cause: str
 ) -> Recorded:
     """Readings of different orders: decide each against its head, then write all of a kind at once."""
-    heads = _heads(tx, account_id, [reading.facts.order_id for reading in readings])
-    verdicts = [(reading, changes.judge(heads.get(reading.facts.order_id), reading)) for reading in readings]
-    new = [_Row(reading, 1, True, ["order.created"]) for reading, verdict in verdicts if verdict is Verdict.NEW]
+    known = heads.read(tx, account_id, [reading.facts.order_id for reading in readings])
+    verdicts = [(reading, changes.judge(known.get(reading.facts.order_id), reading)) for reading in readings]
+    new = [Row(reading, 1, True, ["order.created"]) for reading, verdict in verdicts if verdict is Verdict.NEW]
     changed = [
-        _changed(tx, codec, account_id, heads[reading.facts.order_id], reading)
+        _changed(tx, codec, account_id, known[reading.facts.order_id], reading)
         for reading, verdict in verdicts
         if verdict is Verdict.CHANGED
     ]
     late = [
-        _late(tx, codec, account_id, heads[reading.facts.order_id], reading)
+        _late(tx, codec, account_id, known[reading.facts.order_id], reading)
         for reading, verdict in verdicts
         if verdict is Verdict.LATE
     ]
     rows = [*new, *changed, *(row for some in late for row in some)]
-    _insert_heads(tx, account_id, new)
-    _update_heads(tx, account_id, rows[len(new) :])
+    heads.insert(tx, account_id, new)
+    heads.update(tx, account_id, rows[len(new) :])
     _insert_versions(tx, codec, account_id, rows)
     _insert_changes(tx, account_id, rows, cause=cause)
-    _confirm(tx, account_id, [reading for reading, verdict in verdicts if verdict is Verdict.SAME])
+    heads.confirm(tx, account_id, [reading for reading, verdict in verdicts if verdict is Verdict.SAME])
     return Recorded(
         inserted=len(new),
         updated=len(changed) + sum(bool(some) for some in late),
@@ -162,51 +151,23 @@ def _record_distinct(
     )
 
 
-def _heads(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:
-    rows = _cursor(tx).execute(_HEADS, (order_ids, account_id)).fetchall()
-    return {row[0]: Head(*row[1:]) for row in rows}
-
-
-# Each order by its primary key: for an account that the planner's statistics do not know yet, it would rather walk
-# the whole account by another index. OFFSET 0 keeps it from rearranging the look-up.
-_HEADS = """
-    SELECT head.*
-      FROM unnest(%s::text[]) AS asked (order_id)
-     CROSS JOIN LATERAL (SELECT o.order_id, o.version, o.sha256, o.read_at, o.versions FROM orders o
-                          WHERE o.account_id = %s AND o.order_id = asked.order_id OFFSET 0) AS head
-"""
-
-_CONFIRM = """
-    UPDATE orders AS o
-       SET read_at = seen.sent_at,
-           superseded_by = CASE WHEN o.gone_at > seen.sent_at THEN o.superseded_by END,
-           gone_at = CASE WHEN o.gone_at > seen.sent_at THEN o.gone_at END
-      FROM (SELECT head.place, asked.sent_at
-              FROM unnest(%(ids)s::text[], %(sent_at)s::timestamptz[]) AS asked (order_id, sent_at)
-             CROSS JOIN LATERAL (SELECT h.ctid AS place FROM orders h
-                                  WHERE h.account_id = %(account)s AND h.order_id = asked.order_id
-                                    AND h.read_at < asked.sent_at OFFSET 0) AS head) AS seen
-     WHERE o.ctid = seen.place
-"""
-
-
-def _changed(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> _Row:
+def _changed(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> Row:
     before = _body(tx, codec, account_id, reading.facts.order_id, head.version)
-    return _Row(reading, head.versions + 1, True, changes.kinds(before, reading.body))
+    return Row(reading, head.versions + 1, True, changes.kinds(before, reading.body))
 
 
-def _late(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> list[_Row]:
+def _late(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> list[Row]:
     """The versions a late reading adds: none, itself, or itself and after it the head's bytes once more."""
     order_id = reading.facts.order_id
     found = changes.place(_kept(tx, account_id, order_id), reading)
     if not found.is_news:
         return []
-    row = _Row(reading, head.versions + 1, False, [changes.OTHER])
+    row = Row(reading, head.versions + 1, False, [changes.OTHER])
     if not found.returns:
         return [row]
     again = changes.read(head.read_at, _body(tx, codec, account_id, order_id, head.version))
     assert isinstance(again, Reading)  # noqa: S101 – it was stored under this id
-    return [row, _Row(again, head.versions + 2, True, changes.kinds(reading.body, again.body))]
+    return [row, Row(again, head.versions + 2, True, changes.kinds(reading.body, again.body))]
 
 
 def _body(tx: Connection, codec: Codec, account_id: UUID, order_id: str, version: int) -> bytes:
@@ -224,115 +185,9 @@ def _kept(tx: Connection, account_id: UUID, order_id: str) -> list[Kept]:
     return [Kept(row[0], row[1]) for row in tx.execute(query)]
 
 
-def _insert_heads(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> None:
-    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED)
-    values = [
-        (account_id, row.reading.facts.order_id, 1, 1, row.reading.sha256, row.reading.sent_at, *_shown(row.reading))
-        for row in rows
-    ]
-    _write_projected(tx, values, lambda some: _copy(tx, orders, columns, some))
-
-
-def _update_heads(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> None:
-    late = [(row.version, account_id, row.reading.facts.order_id) for row in rows if not row.is_head]
-    values: list[tuple[Any, ...]] = [
-        (
-            *(account_id, row.reading.facts.order_id, row.version, row.version),
-            *(row.reading.sha256, row.reading.sent_at, *_shown(row.reading)),
-        )
-        for row in rows
-        if row.is_head
-    ]
-    if late:
-        _cursor(tx).executemany("UPDATE orders SET versions = %s WHERE account_id = %s AND order_id = %s", late)
-    _write_projected(tx, values, lambda some: _cursor(tx).executemany(_UPDATE_HEAD, some))
-
-
-def _write_projected(
-    tx: Connection, rows: list[tuple[Any, ...]], write: Callable[[list[tuple[Any, ...]]], None]
-) -> None:
-    """All rows at once; where JSONB refuses one of them, one by one, and the refused ones with a tamed projection.
-
-    The last two values of a row are whether its projection lost something, and the bytes to project.
-    """
-    projected = [(*row[:-1], plain(row[-1])) for row in rows]
-    if all(row[-1] is not None for row in projected):
-        try:
-            with tx.begin_nested():
-                write(projected)
-        except _JSONB_REFUSES:
-            pass
-        else:
-            return
-    for row in rows:
-        write([(*row[:-2], *_projection(tx, row[-1]))])
-
-
-def _projection(tx: Connection, body: bytes) -> tuple[bool, str | None]:
-    """Whether the projection loses something, and its text: the first that PostgreSQL takes."""
-    text = plain(body)
-    if text is not None and _jsonb_takes(tx, text):
-        return False, text
-    tamed = tame(body)
-    return True, tamed if tamed is not None and _jsonb_takes(tx, tamed) else None
-
-
-_SHOWN = (
-    "status",
-    "fulfillment_status",
-    "buyer_login",
-    "marketplace",
-    "ordered_at",
-    "updated_at",
-    "total",
-    "currency",
-)
-
-
-_PROJECTED = ("line_item_ids", "projection_lossy", "order_data")
-
-_UPDATE_HEAD = f"""
-    UPDATE orders AS o
-       SET ({", ".join(("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))})
-         = ({", ".join(f"n.{name}" for name in ("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))}),
-           superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
-           gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
-      FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
-                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
-                   %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
-                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency, %s::text[] AS line_item_ids,
-                   %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
-     WHERE o.account_id = n.account_id AND o.order_id = n.order_id
-"""
-
-_JSONB_REFUSES = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
-
-
-def _shown(reading: Reading) -> tuple[Any, ...]:
-    """The columns of _SHOWN, then those of _PROJECTED with the bytes in the place of the document."""
-    facts = reading.facts
-    return (*(getattr(facts, name) for name in _SHOWN), _array(facts.line_item_ids), False, reading.body)
-
-
-def _array(texts: Sequence[str]) -> str:
-    """A text[] as PostgreSQL writes it; the driver's own arrays cost more than all other columns together."""
-    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
-
-
-def _jsonb_takes(tx: Connection, text: str) -> bool:
-    """Whether PostgreSQL accepts this text as JSONB; it alone knows its own limits."""
-    try:
-        with tx.begin_nested():
-            _cursor(tx).execute("SELECT %s::text::jsonb IS NULL", (text,))
-    except _JSONB_REFUSES:
-        return False
-    return True
-
-
-def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Sequence[_Row]) -> None:
+def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Sequence[Row]) -> None:
     columns = ("account_id", "order_id", "version", "read_at", "size", "sha256", "dictionary_id", "body")
-    _copy(
+    db.copy(
         tx,
         order_versions,
         columns,
@@ -352,25 +207,17 @@ def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Seque
     )
 
 
-def _insert_changes(tx: Connection, account_id: UUID, rows: Sequence[_Row], *, cause: str) -> None:
+def _insert_changes(tx: Connection, account_id: UUID, rows: Sequence[Row], *, cause: str) -> None:
     columns = ("account_id", "order_id", "version", "kinds", "cause")
-    _copy(
+    db.copy(
         tx,
         order_changes,
         columns,
-        ((account_id, row.reading.facts.order_id, row.version, _array(row.kinds), cause) for row in rows),
+        ((account_id, row.reading.facts.order_id, row.version, heads.array(row.kinds), cause) for row in rows),
     )
 
 
-def _confirm(tx: Connection, account_id: UUID, readings: Sequence[Reading]) -> None:
-    """Unchanged orders: only when they were last seen so, by which a late reading is told from a new one."""
-    if readings:
-        ids = [reading.facts.order_id for reading in readings]
-        values = {"ids": ids, "account": account_id, "sent_at": [reading.sent_at for reading in readings]}
-        _cursor(tx).execute(_CONFIRM, values)
-
-
-def _link_merged(tx: Connection, account_id: UUID, rows: Sequence[_Row]) -> list[str]:
+def _link_merged(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> list[str]:
     """A new order with another one's line items took its place: gone ones are linked, others named for reading."""
     if not rows:
         return []
@@ -427,29 +274,3 @@ def _batches(readings: Iterable[Reading]) -> list[list[Reading]]:
             batches.append([])
         batches[turn].append(reading)
     return batches
-
-
-def _copy(
-    tx: Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    types: Sequence[str] | None = None,
-) -> None:
-    """COPY into a table: five times the speed of arrays, and the same rows. With `types`, in the binary form."""
-    listed = list(rows)
-    if not listed:
-        return
-    form = " (FORMAT BINARY)" if types else ""
-    with _cursor(tx) as cursor, cursor.copy(f"COPY {table.name} ({', '.join(columns)}) FROM STDIN{form}") as copy:
-        if types:
-            copy.set_types(types)
-        for row in listed:
-            copy.write_row(row)
-
-
-def _cursor(tx: Connection) -> psycopg.Cursor[Any]:
-    connection = tx.connection.driver_connection
-    assert isinstance(connection, psycopg.Connection)  # noqa: S101 – the engine is made in db.py with this driver
-    return connection.cursor()

@@ -22,8 +22,9 @@ Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
 
 
 class NewSync(BaseModel):
-    """What to do: `incremental` follows the journal now, `full` reads every order again, `reconcile` compares
-    the ids. `from` and `to` narrow the last two to purchases of that time."""
+    """What to do: `incremental` follows the journal now; `full` lists the last 30 days order by order and compares
+    the rest of the year by count; `reconcile` lists it all. `from` and `to` narrow the last two to purchases of that
+    time, listed order by order."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -74,7 +74,7 @@ def _count(listing: Listing) -> None:
             proof = {"missing": 0, "superseded": found.superseded, "unlisted": 0}
             state.update_window(tx, window, **values, **proof, status="verified", checked_at=job.now())
         elif page.total_count > client.LIST_LIMIT and _halve(tx, listing, oldest=None):
-            log.info("count_differs", account_id=str(job.account_id), listed=page.total_count, stored=found.present)
+            log.info("window_halved", account_id=str(job.account_id), listed=page.total_count, stored=found.present)
         else:
             state.update_window(tx, window, method="ids")
 
@@ -191,7 +191,7 @@ def _restart(tx: Connection, listing: Listing, note: str) -> None:
     status = "open" if attempts < ATTEMPTS else given_up
     again = {"started_at": None, "next_offset": 0, "listed": 0, "set_aside": 0, "checked_at": listing.job.now()}
     state.update_window(tx, window, attempts=attempts, status=status, note=note, **again)
-    log.warning("window_unsound", account_id=str(listing.job.account_id), attempts=attempts, note=note)
+    log.warning("window_restarted", account_id=str(listing.job.account_id), attempts=attempts, note=note)
 
 
 def _halve(tx: Connection, listing: Listing, *, oldest: datetime | None) -> bool:

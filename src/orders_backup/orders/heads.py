@@ -1,0 +1,172 @@
+"""The SQL of the orders table: heads read, inserted, updated and confirmed, many at once. Decides nothing.
+
+Only archive.py calls it, inside its transaction and under its lock of the account.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy.engine import Connection
+
+from orders_backup import db
+from orders_backup.orders.changes import Head, Reading
+from orders_backup.orders.projection import plain, tame
+from orders_backup.tables import orders
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A version to be stored. `is_head`: it becomes the newest; `kinds`: what changed with it."""
+
+    reading: Reading
+    version: int
+    is_head: bool
+    kinds: list[str]
+
+
+def read(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:
+    """The heads of those of these orders that the archive holds."""
+    rows = db.cursor(tx).execute(_HEADS, (order_ids, account_id)).fetchall()
+    return {row[0]: Head(*row[1:]) for row in rows}
+
+
+# Each order by its primary key: for an account that the planner's statistics do not know yet, it would rather walk
+# the whole account by another index. OFFSET 0 keeps it from rearranging the look-up.
+_HEADS = """
+    SELECT head.*
+      FROM unnest(%s::text[]) AS asked (order_id)
+     CROSS JOIN LATERAL (SELECT o.order_id, o.version, o.sha256, o.read_at, o.versions FROM orders o
+                          WHERE o.account_id = %s AND o.order_id = asked.order_id OFFSET 0) AS head
+"""
+
+_CONFIRM = """
+    UPDATE orders AS o
+       SET read_at = seen.sent_at,
+           superseded_by = CASE WHEN o.gone_at > seen.sent_at THEN o.superseded_by END,
+           gone_at = CASE WHEN o.gone_at > seen.sent_at THEN o.gone_at END
+      FROM (SELECT head.place, asked.sent_at
+              FROM unnest(%(ids)s::text[], %(sent_at)s::timestamptz[]) AS asked (order_id, sent_at)
+             CROSS JOIN LATERAL (SELECT h.ctid AS place FROM orders h
+                                  WHERE h.account_id = %(account)s AND h.order_id = asked.order_id
+                                    AND h.read_at < asked.sent_at OFFSET 0) AS head) AS seen
+     WHERE o.ctid = seen.place
+"""
+
+
+def insert(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
+    """Orders seen for the first time."""
+    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED)
+    values = [
+        (account_id, row.reading.facts.order_id, 1, 1, row.reading.sha256, row.reading.sent_at, *_shown(row.reading))
+        for row in rows
+    ]
+    _write_projected(tx, values, lambda some: db.copy(tx, orders, columns, some))
+
+
+def update(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
+    """Orders with one more version, be it their newest or a late one."""
+    late = [(row.version, account_id, row.reading.facts.order_id) for row in rows if not row.is_head]
+    values: list[tuple[Any, ...]] = [
+        (
+            *(account_id, row.reading.facts.order_id, row.version, row.version),
+            *(row.reading.sha256, row.reading.sent_at, *_shown(row.reading)),
+        )
+        for row in rows
+        if row.is_head
+    ]
+    if late:
+        db.cursor(tx).executemany("UPDATE orders SET versions = %s WHERE account_id = %s AND order_id = %s", late)
+    _write_projected(tx, values, lambda some: db.cursor(tx).executemany(_UPDATE_HEAD, some))
+
+
+def _write_projected(
+    tx: Connection, rows: list[tuple[Any, ...]], write: Callable[[list[tuple[Any, ...]]], None]
+) -> None:
+    """All rows at once; where JSONB refuses one of them, one by one, and the refused ones with a tamed projection.
+
+    The last two values of a row are whether its projection lost something, and the bytes to project.
+    """
+    projected = [(*row[:-1], plain(row[-1])) for row in rows]
+    if all(row[-1] is not None for row in projected):
+        try:
+            with tx.begin_nested():
+                write(projected)
+        except _JSONB_REFUSES:
+            pass
+        else:
+            return
+    for row in rows:
+        write([(*row[:-2], *_projection(tx, row[-1]))])
+
+
+def _projection(tx: Connection, body: bytes) -> tuple[bool, str | None]:
+    """Whether the projection loses something, and its text: the first that PostgreSQL takes."""
+    text = plain(body)
+    if text is not None and _jsonb_takes(tx, text):
+        return False, text
+    tamed = tame(body)
+    return True, tamed if tamed is not None and _jsonb_takes(tx, tamed) else None
+
+
+_SHOWN = (
+    "status",
+    "fulfillment_status",
+    "buyer_login",
+    "marketplace",
+    "ordered_at",
+    "updated_at",
+    "total",
+    "currency",
+)
+
+
+_PROJECTED = ("line_item_ids", "projection_lossy", "order_data")
+
+_UPDATE_HEAD = f"""
+    UPDATE orders AS o
+       SET ({", ".join(("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))})
+         = ({", ".join(f"n.{name}" for name in ("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))}),
+           superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
+           gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
+      FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
+                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
+                   %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
+                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency, %s::text[] AS line_item_ids,
+                   %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
+     WHERE o.account_id = n.account_id AND o.order_id = n.order_id
+"""
+
+_JSONB_REFUSES = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+
+
+def _shown(reading: Reading) -> tuple[Any, ...]:
+    """The columns of _SHOWN, then those of _PROJECTED with the bytes in the place of the document."""
+    facts = reading.facts
+    return (*(getattr(facts, name) for name in _SHOWN), array(facts.line_item_ids), False, reading.body)
+
+
+def array(texts: Sequence[str]) -> str:
+    """A text[] as PostgreSQL writes it; the driver's own arrays cost more than all other columns together."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def _jsonb_takes(tx: Connection, text: str) -> bool:
+    """Whether PostgreSQL accepts this text as JSONB; it alone knows its own limits."""
+    try:
+        with tx.begin_nested():
+            db.cursor(tx).execute("SELECT %s::text::jsonb IS NULL", (text,))
+    except _JSONB_REFUSES:
+        return False
+    return True
+
+
+def confirm(tx: Connection, account_id: UUID, readings: Sequence[Reading]) -> None:
+    """Unchanged orders: only when they were last seen so, by which a late reading is told from a new one."""
+    if readings:
+        ids = [reading.facts.order_id for reading in readings]
+        values = {"ids": ids, "account": account_id, "sent_at": [reading.sent_at for reading in readings]}
+        db.cursor(tx).execute(_CONFIRM, values)
