@@ -140,7 +140,7 @@ WRONG = [
     ("encryption_keys", f":{KEY}", "id:key"),
     ("encryption_keys", f"{'k' * 17}:{KEY}", "id:key"),
     ("encryption_keys", f"k:{KEY},k:{KEY}", "each key id once"),
-    ("events_interval", "soon", "duration"),
+    ("events_interval", "soon", "must be a number of seconds"),
     ("events_interval", "0", "at least 1 second"),
     ("sync_interval", "-5", "must be a number of seconds"),
     ("sync_interval", "6 hours", "must be a number of seconds"),

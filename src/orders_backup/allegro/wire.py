@@ -141,7 +141,7 @@ def order_page(body: bytes) -> tuple[list[bytes], int]:
         forms, rest = _cut(body, "checkoutForms")
         total = _TOTAL_COUNT.search(rest)
         if total is None:
-            raise AllegroAnswerError("Allegro's list page names no totalCount.") from None
+            raise AllegroAnswerError("Allegro's answer is not the JSON it should be: it has no totalCount.") from None
         return forms, int(total[1])
     return [bytes(form) for form in page.checkoutForms], page.totalCount
 

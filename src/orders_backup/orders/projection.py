@@ -6,8 +6,14 @@ PostgreSQL alone knows what it refuses (NUL, lone surrogates, numbers beyond `nu
 import json
 
 
+MANY_BRACKETS = 900
+"""With fewer no order is deeper than common readers go."""
+
+
 def plain(body: bytes) -> str | None:
-    """The bytes as text; None where they are not UTF-8."""
+    """The bytes as text; None where they are not UTF-8, or so deep that common readers of JSON give up."""
+    if body.count(b"[") + body.count(b"{") > MANY_BRACKETS and _is_too_deep(body):
+        return None
     try:
         return body.decode()
     except UnicodeDecodeError:
@@ -24,6 +30,16 @@ def tame(body: bytes) -> str | None:
         return json.dumps(_clean(value), ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_too_deep(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return False
 
 
 def _number(digits: str) -> object:
