@@ -5,7 +5,6 @@ PostgreSQL alone knows what it refuses (NUL, lone surrogates, numbers beyond `nu
 
 import json
 
-
 MANY_BRACKETS = 900
 """With fewer no order is deeper than common readers go."""
 
