@@ -3,8 +3,7 @@
 import sys
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -238,26 +237,16 @@ def _short(moment: str) -> str:
 
 def merge(story: Story) -> None:
     story.tell.chapter("Two orders become one")
-    pair = _pair(proof.listed(story.backup, story.account_id))
-    if pair is None:
-        story.tell.aside("No buyer has two open orders among so few; more ORDERS show it.")
-        return
-    login, (first, second) = pair
+    first = story.happens("buys", seller_id=SELLER)
+    second = story.happens("buys", seller_id=SELLER, buyer_of=first)
+    story.stage.until(lambda: story.holds(first) and story.holds(second), "both purchases are stored")
+    login = story.order(first)["buyer_login"]
     new_id = story.happens("merges", form_a=first, form_b=second)
     story.stage.until(
         lambda: all(story.order(old)["superseded_by"] == new_id for old in (first, second)), "the merge is understood"
     )
     story.tell.line(f"{first[:8]}… and {second[:8]}… of {login} are {new_id[:8]}… from now on.")
     story.tell.done("Allegro answers 404 to the old ids; we keep both and name their successor")
-
-
-def _pair(orders: Sequence[dict[str, Any]]) -> tuple[str, list[str]] | None:
-    """Two open orders of one buyer, newest first."""
-    by_buyer = defaultdict(list)
-    for order in orders:
-        if order["status"] != "CANCELLED" and order["gone_at"] is None and order["buyer_login"]:
-            by_buyer[order["buyer_login"]].append(order["id"])
-    return next(((login, ids[:2]) for login, ids in by_buyer.items() if len(ids) > 1), None)
 
 
 def sweep(story: Story) -> None:

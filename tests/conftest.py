@@ -18,7 +18,7 @@ from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
-"""Tests do not cut the power; what they kill is processes, and that these settings survive."""
+"""Tests do not cut the power; a killed PostgreSQL may lose its last commits here, so who kills it starts his own."""
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 """Where `settings` points to for Allegro: a test that needs one says so and sets its address."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +101,32 @@ def _alembic() -> Config:
 
 
 class Clock:
-    """The database's clock carried on by this machine's monotonic one, so that no worker's wall clock matters."""
+    """The database's clock carried on by this machine's monotonic one, so that no worker's wall clock matters.
+
+    It never jumps back for a slow answer: a delay between the database's reading and ours makes it look earlier than
+    it is, so the latest reading wins, and an earlier one is followed no faster than real clocks drift apart.
+    """
+
+    DRIFT = 0.0002
+    STEP = 60.0
 
     def __init__(self) -> None:
-        self._base = datetime.now(UTC)
-        self._since = time.monotonic()
+        self._kept: tuple[float, float] | None = None
 
     def set(self, now: datetime) -> None:
-        """`now` as the database just told it."""
-        self._base, self._since = now, time.monotonic()
+        """`now` as the database just told it; call this before anything else that may take time."""
+        at = time.monotonic()
+        told, kept = now.timestamp() - at, self._kept
+        if kept is not None:
+            slowed = kept[0] - self.DRIFT * (at - kept[1])
+            told = slowed if slowed - self.STEP < told < slowed else told
+        self._kept = (told, at)
 
     def now(self) -> datetime:
-        return self._base + timedelta(seconds=time.monotonic() - self._since)
+        kept = self._kept
+        if kept is None:
+            return datetime.now(UTC)
+        return datetime.fromtimestamp(kept[0] + time.monotonic(), UTC)
 
 
 def clock(tx: Connection) -> datetime:

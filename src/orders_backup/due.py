@@ -31,8 +31,11 @@ class Lease:
     failures: int
 
 
-def ring(tx: Connection, table: sa.Table, *, limit: int = 200) -> list[Key]:
-    """The keys of work that is due, unclaimed and not yet told to anyone; they count as told from now on."""
+def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN_AFTER, limit: int = 200) -> list[Key]:
+    """The keys of work that is due, unclaimed and not yet told to anyone; they count as told from now on.
+
+    Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out.
+    """
     now = sa.func.clock_timestamp()
     keys = list(table.primary_key.columns)
     due = (
@@ -40,7 +43,11 @@ def ring(tx: Connection, table: sa.Table, *, limit: int = 200) -> list[Key]:
         .where(
             table.c.due_at <= now,
             sa.or_(table.c.leased_until.is_(None), table.c.leased_until < now),
-            sa.or_(table.c.rung_at.is_(None), table.c.rung_at < now - RING_AGAIN_AFTER),
+            sa.or_(
+                table.c.rung_at.is_(None),
+                table.c.rung_at < now - again_after,
+                table.c.rung_at < table.c.leased_until,
+            ),
         )
         .order_by(table.c.due_at)
         .limit(limit)

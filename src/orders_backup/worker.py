@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +38,8 @@ WAKE_EVERY_TICKS = 5
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
+TOKENS_AGAIN_AFTER = timedelta(seconds=5)
+"""A refresh that a crash interrupted has 60 seconds in all, so its bell is rung again sooner."""
 
 logger = structlog.get_logger()
 
@@ -118,7 +121,8 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
         if wake:
             state.wake(tx)
         for task, table in TABLES.items():
-            rung += [(task, key) for key in due.ring(tx, table)]
+            again_after = TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER
+            rung += [(task, key) for key in due.ring(tx, table, again_after=again_after)]
     for task, key in rung:
         arguments = {name: str(value) for name, value in key.items()}
         app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)

@@ -92,10 +92,11 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
     """One step of a waiting device flow: ask whether the seller agreed, and if so, who he is."""
     with database.transaction(runtime.db) as tx:
         lease = due.claim(tx, device_flows, {"account_id": account_id}, lease=runtime.settings.lease)
+        if lease is not None:
+            runtime.clock.set(lease.now)
         row = tx.execute(sa.select(device_flows).where(device_flows.c.account_id == account_id)).one_or_none()
     if lease is None or row is None:
         return
-    runtime.clock.set(lease.now)
     try:
         pair = _pair(runtime, row, lease)
         if pair is not None:

@@ -75,9 +75,9 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
         claimed = state.claim(
             tx, account_id, kind, lease=runtime.settings.lease, interval=runtime.settings.sync_interval
         )
-    if claimed is None:
-        return
-    runtime.clock.set(claimed.lease.now)
+        if claimed is None:
+            return
+        runtime.clock.set(claimed.lease.now)
     calls = Calls(runtime, account_id, priority=priority)
     ends_at = claimed.lease.now + SLICE
     job = Job(runtime, account_id, kind, claimed.lease, claimed.cursor, claimed.interval, ends_at, calls)

@@ -25,6 +25,8 @@ from orders_backup.sync import plan, state
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
+SPLIT_AFTER = 2
+"""A window that moved under two readings is halved: a smaller one is read in a quieter while."""
 ATTEMPTS = 5
 """After so many unsound readings a window is left as unstable, and its run fails."""
 
@@ -187,6 +189,8 @@ def _restart(tx: Connection, listing: Listing, note: str) -> None:
     Beyond Allegro's reach orders fall off the list while it is read; there what was listed is kept and nothing proven.
     """
     window, attempts = listing.window, listing.window.attempts + 1
+    if attempts >= SPLIT_AFTER and (window.total_count or 0) > client.LIST_LIMIT and _halve(tx, listing, oldest=None):
+        return
     given_up = "unstable" if _is_within_reach(listing) else "beyond_reach"
     status = "open" if attempts < ATTEMPTS else given_up
     again = {"started_at": None, "next_offset": 0, "listed": 0, "set_aside": 0, "checked_at": listing.job.now()}
