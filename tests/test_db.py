@@ -1,5 +1,6 @@
 """Transactions commit whole or not at all, and PostgreSQL's failures become ours, without anybody's data in them."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -230,3 +231,27 @@ def kill(db: Engine, tx: Connection) -> None:
     assert isinstance(driver, psycopg.Connection)
     with db.connect() as other:
         other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": driver.info.backend_pid})
+
+
+def test_a_slow_answer_does_not_turn_the_clock_back() -> None:
+    clock = database.Clock()
+    told_late = datetime.now(UTC)
+    time.sleep(0.2)
+    clock.set(datetime.now(UTC))
+    before = clock.now()
+    clock.set(told_late)
+    assert before <= clock.now() < before + timedelta(seconds=0.15)
+
+
+def test_a_database_that_was_set_back_by_minutes_is_followed() -> None:
+    clock = database.Clock()
+    clock.set(datetime.now(UTC))
+    clock.set(datetime.now(UTC) - timedelta(minutes=5))
+    assert clock.now() < datetime.now(UTC) - timedelta(minutes=4)
+
+
+def test_the_latest_reading_of_the_clock_wins() -> None:
+    clock = database.Clock()
+    clock.set(datetime.now(UTC) - timedelta(seconds=3))
+    clock.set(datetime.now(UTC))
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=0.2)

@@ -1,6 +1,7 @@
 """Claimable work: rung once, claimed once, fenced, settled – and what a worker that wakes up too late may still do."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -149,6 +150,14 @@ def test_work_that_somebody_holds_is_not_told_until_the_lease_expires(db: Engine
     assert claim(db, job)
     assert ring(db) == []
     change(db, job, leased_until=NOW - SECOND)
+    assert ring(db) == [job]
+
+
+def test_the_work_of_a_crashed_worker_is_told_again_as_soon_as_its_lease_runs_out(db: Engine, job: Key) -> None:
+    assert ring(db) == [job]
+    assert claim(db, job, lease=timedelta(milliseconds=50)) is not None
+    assert ring(db) == []
+    time.sleep(0.06)
     assert ring(db) == [job]
 
 
