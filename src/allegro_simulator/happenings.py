@@ -226,12 +226,22 @@ def _something(state: State, account: Seller, *, silently: bool) -> str:
         surcharges(state, found.id, silently=silently)
     elif 0.72 <= chance < 0.77 and (found := _pick(draw, recent, *_REACHED, fulfillment="NEW")):
         cancels(state, found.id, silently=silently)
-    elif 0.77 <= chance < 0.79 and (found := _pick(draw, recent, "BOUGHT")):
-        again = buys(state, account.id, buyer_of=found.id, silently=silently)
-        return merges(state, found.id, again, silently=silently)
+    elif 0.77 <= chance < 0.81 and (two := _of_one_buyer(recent)):
+        return merges(state, two[0].id, two[1].id, silently=silently)
+    elif 0.77 <= chance < 0.81 and (found := _pick(draw, recent, "BOUGHT")):
+        return buys(state, account.id, buyer_of=found.id, silently=silently)
     else:
         return buys(state, account.id, silently=silently)
     return found.id
+
+
+def _of_one_buyer(recent: list[Order]) -> tuple[Order, Order] | None:
+    """Two purchases of one buyer that are not filled in yet."""
+    by_buyer: dict[int, Order] = {}
+    for order in recent:
+        if order.status == "BOUGHT" and (other := by_buyer.setdefault(order.origin, order)) is not order:
+            return other, order
+    return None
 
 
 def _pick(draw: random.Random, recent: list[Order], *statuses: str, fulfillment: str | None = None) -> Order | None:

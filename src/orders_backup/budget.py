@@ -91,17 +91,26 @@ def take(db: Engine, buckets: Sequence[Bucket], wanted: int, *, priority: Priori
     What is taken and not used is lost, never lent out twice. Raises BudgetExhaustedError(retry_at), and
     DatabaseUnavailableError where the budget cannot be asked: then no call may be made.
     """
-    with database.transaction(db) as tx:
-        levels = _locked(tx, buckets)
-        now = database.clock(tx)
-        rooms = [room(bucket, levels[bucket.key], now=now, priority=priority) for bucket in buckets]
-        granted = min(wanted, *(count for count, _ in rooms))
-        if granted < 1:
-            raise BudgetExhaustedError("The request budget is used up.", max(moment for _, moment in rooms))
-        for bucket in buckets:
-            full_at = drained(bucket, levels[bucket.key], granted, now=now)
-            tx.execute(sa.update(request_budget).values(full_at=full_at).where(request_budget.c.key == bucket.key))
-        return granted
+    while True:
+        with database.transaction(db) as tx:
+            levels = _locked(tx, buckets)
+            if len(levels) == len({bucket.key for bucket in buckets}):
+                return _taken(tx, buckets, levels, wanted, priority=priority)
+        _begin(db, buckets)
+
+
+def _taken(
+    tx: Connection, buckets: Sequence[Bucket], levels: dict[str, Level], wanted: int, *, priority: Priority
+) -> int:
+    now = database.clock(tx)
+    rooms = [room(bucket, levels[bucket.key], now=now, priority=priority) for bucket in buckets]
+    granted = min(wanted, *(count for count, _ in rooms))
+    if granted < 1:
+        raise BudgetExhaustedError("The request budget is used up.", max(moment for _, moment in rooms))
+    for bucket in buckets:
+        full_at = drained(bucket, levels[bucket.key], granted, now=now)
+        tx.execute(sa.update(request_budget).values(full_at=full_at).where(request_budget.c.key == bucket.key))
+    return granted
 
 
 def silence(db: Engine, key: str, *, seconds: float | None) -> None:
@@ -127,9 +136,12 @@ def _locked(tx: Connection, buckets: Sequence[Bucket]) -> dict[str, Level]:
         .order_by(request_budget.c.key)
         .with_for_update()
     )
-    rows = tx.execute(query).all()
-    if len(rows) < len(keys):
-        new = [{"key": key, "full_at": sa.func.clock_timestamp()} for key in keys]
+    return {row.key: Level(row.full_at, row.silent_until) for row in tx.execute(query)}
+
+
+def _begin(db: Engine, buckets: Sequence[Bucket]) -> None:
+    """Buckets that nobody named before start full; in a transaction of its own, which holds no other meanwhile."""
+    keys = sorted(bucket.key for bucket in buckets)
+    new = [{"key": key, "full_at": sa.func.clock_timestamp()} for key in keys]
+    with database.transaction(db) as tx:
         tx.execute(insert(request_budget).values(new).on_conflict_do_nothing())
-        rows = tx.execute(query).all()
-    return {row.key: Level(row.full_at, row.silent_until) for row in rows}

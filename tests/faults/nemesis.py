@@ -67,7 +67,7 @@ def _wanted(campaign: Campaign, phase: str) -> Callable[[Request, Call], bool]:
 def _wait_for(campaign: Campaign, trap: Trap, phase: str) -> None:
     """What is to be hit is brought about: a backfill begun while nobody is killed, or an access token expired."""
     deadline = time.monotonic() + scale.CALL_WITHIN
-    while not trap.sprung.wait(0.3):
+    while not trap.sprung.wait(scale.ARMED_FOR[phase]):
         if time.monotonic() > deadline:
             raise AssertionError(f"Nothing to kill in for {scale.CALL_WITHIN} s: {scene.standing(campaign)}")
         if phase == "refresh":

@@ -29,6 +29,8 @@ BACKFILLS = 2
 FAULTS_AT_ALLEGRO = 0.15
 """Share of the kills that coincide with a lost answer."""
 
+ARMED_FOR = {"backfill": 2.5, "refresh": 0.3}
+"""So long a trap stays set before more is brought about: a backfill that was woken is under way by then."""
 CALL_WITHIN = 45
 START_WITHIN = 60
 QUIET_WITHIN = 150
