@@ -207,7 +207,7 @@ def test_durations_are_seconds_or_a_number_with_its_unit(text: object, seconds: 
     assert settings.load(events_interval=text).events_interval == timedelta(seconds=seconds)
 
 
-@given(st.integers(1, 10**6), st.sampled_from([("", 1), ("s", 1), ("min", 60), ("h", 3600), ("d", 86400)]))
+@given(st.integers(1, 10**5), st.sampled_from([("", 1), ("s", 1), ("min", 60), ("h", 3600), ("d", 86400)]))
 def test_every_whole_number_with_every_unit_is_a_duration(number: int, unit: tuple[str, int]) -> None:
     assert settings.parse_duration(f"{number}{unit[0]}") == timedelta(seconds=number * unit[1])
 

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("seller_login", sa.Text(), nullable=True),
         sa.Column("sync_interval_seconds", sa.Integer(), nullable=True),
         sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("forgotten_generation", sa.BigInteger(), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),

@@ -53,6 +53,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     for room in (accounts, sync, orders):
         app.include_router(room.router)
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, tags=["health"], responses={200: {"model": dict[str, str]}})
     return app
 

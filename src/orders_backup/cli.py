@@ -175,7 +175,7 @@ def create_key(
     from orders_backup import access, db
 
     expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None
-    chosen = [scope.strip() for part in scopes for scope in part.split(",") if scope.strip()]
+    chosen = [scope for part in scopes for scope in part.replace(",", " ").split()]
     with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
         key = access.create_key(tx, name=name, scopes=chosen, user_id=user_id, expires_at=expires_at)
     typer.echo(key)
@@ -220,9 +220,11 @@ def connect_account(
     data_dir: DataDir = None,
 ) -> None:
     """Begin to connect a seller: prints the link to open, and the code."""
+    from orders_backup import local
     from orders_backup.accounts import connect
 
     with _runtime(data_dir) as runtime:
+        local.need_credentials(runtime.settings)
         account = _find(runtime, connect.begin(runtime, user_id=user_id, name=name))
         if not (as_json and wait):
             _print_json(account) if as_json else _print_invitation(account)

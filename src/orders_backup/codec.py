@@ -57,12 +57,12 @@ class Codec:
 
     def compress(self, body: bytes) -> tuple[int | None, bytes]:
         """The dictionary's id (None: none was used) and the compressed bytes, proven to open to the same."""
-        dictionary_id = self._newest or None
-        compressor, decompressor = self._tools(self._newest)
+        newest = self._newest  # once: another thread may learn a dictionary meanwhile
+        compressor, decompressor = self._tools(newest)
         compressed = compressor.compress(body)
         if decompressor.decompress(compressed, max_output_size=len(body) + 1) != body:
             raise OrdersBackupError("zstd did not give back the bytes it was given; nothing was stored.")
-        return dictionary_id, compressed
+        return newest or None, compressed
 
     def decompress(self, tx: Connection, dictionary_id: int | None, compressed: bytes) -> bytes:
         """The archived bytes. A dictionary not yet known here is loaded with `tx`."""

@@ -32,6 +32,10 @@ HOSTS = {
 OWN_PREFIXES = ("ALLEGRO_", "RATE_LIMIT_")
 """Environment variables with these prefixes are ours alone, so an unknown one is a typing error."""
 
+RESERVED = ("S3_BUCKET", "S3_ENDPOINT_URL", "S3_PREFIX", "ALERT_URLS")
+"""Names that stand for things to come, and those of AWS, may be in `.env` already; nothing reads them yet."""
+
+MOST_SECONDS = 1e9
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _USER_AGENT = re.compile(r"[!-~]+/\d+(\.\d+)* \(\+https?://[!-~]+\)")
 
@@ -41,9 +45,9 @@ def parse_duration(value: object) -> object:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     if isinstance(value, timedelta):
         return value
-    if match is None or match[2] not in _UNITS or len(match[1]) > 9:
+    if match is None or match[2] not in _UNITS or float(match[1]) > MOST_SECONDS:
         raise ValueError("must be a number of seconds, or a number with s, min, h or d, such as 150 s or 6 h")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    return timedelta(seconds=min(float(match[1]) * _UNITS[match[2]], 10 * MOST_SECONDS))
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -127,6 +131,13 @@ class Settings(BaseModel):
             raise ValueError("must be at least 1 request per minute")
         return value
 
+    @field_validator("rate_limit_auth")
+    @classmethod
+    def _leaves_room_for_a_second_try(cls, value: int) -> int:
+        if value < 3:
+            raise ValueError("must be at least 3 requests per minute: a refresh is repeated within 60 seconds")
+        return value
+
     @model_validator(mode="after")
     def _keys_are_readable(self) -> Self:
         parse_keys(self.encryption_keys.get_secret_value())
@@ -173,7 +184,7 @@ def load(*, data_dir: Path | None = None, env_file: Path | None = Path(".env"), 
     names = set(Settings.model_fields)
     from_file = {name.lower(): value for name, value in dotenv_values(env_file).items()} if env_file else {}
     for name in [*from_file, *(name.lower() for name in os.environ if name.startswith(OWN_PREFIXES))]:
-        if name not in names:
+        if name not in names and name.upper() not in RESERVED and not name.upper().startswith("AWS_"):
             raise SettingsError(f"{name.upper()} is not a setting. docs/settings.md lists them all.")
     given = {name: value for name, value in overrides.items() if value is not None}
     given |= {"data_dir": data_dir} if data_dir else {}

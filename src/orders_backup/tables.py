@@ -78,6 +78,7 @@ accounts = sa.Table(
     sa.Column("seller_login", sa.Text),
     sa.Column("sync_interval_seconds", sa.Integer),
     sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("forgotten_generation", sa.BigInteger),
     _now("created_at"),
     sa.Column("connected_at", Instant),
     sa.CheckConstraint(
@@ -94,7 +95,8 @@ accounts = sa.Table(
         postgresql_where=sa.text("seller_id IS NOT NULL"),
     ),
 )
-"""One connected seller of one user. `seller_id` is Allegro's numeric user id; set once, never changed."""
+"""One connected seller of one user. `seller_id` is Allegro's numeric user id; set once, never changed.
+`forgotten_generation`: of the tokens it had before it was disconnected, so that no generation ever comes twice."""
 
 device_flows = sa.Table(
     "device_flows",

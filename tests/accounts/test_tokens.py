@@ -7,9 +7,11 @@ from datetime import timedelta
 import pytest
 from tests.shop import Shop
 
-from orders_backup.accounts import spool, tokens
+from orders_backup import db as database
+from orders_backup.accounts import connect, spool, tokens
 from orders_backup.allegro import oauth
 from orders_backup.errors import (
+    AllegroLimitError,
     AllegroUnavailableError,
     DatabaseUnavailableError,
     OrdersBackupError,
@@ -179,3 +181,27 @@ def test_a_refresh_that_is_not_due_is_not_made(shop: Shop) -> None:
     tokens.refresh_due(shop.runtime, shop.account_id)
     assert generation(shop) == 1
     assert timedelta(0) < tokens.INTENT_HOLDS < tokens.GRACE
+
+
+def test_a_generation_never_comes_twice_so_that_nothing_of_an_old_login_fits_the_new_one(shop: Shop) -> None:
+    tokens.refresh(shop.runtime, shop.account_id, seen=1)
+    with database.transaction(shop.runtime.db) as tx:
+        connect.disconnect(tx, shop.account_id)
+    connect.begin_again(shop.runtime, shop.account_id)
+    shop.world.approves(shop.world.devices()[-1]["user_code"], shop.seller_id)
+    shop.change("UPDATE device_flows SET due_at = clock_timestamp()")
+    connect.poll(shop.runtime, shop.account_id)
+    assert status(shop) == "active"
+    assert generation(shop) == 4
+
+
+def test_a_429_while_the_outcome_is_open_is_retried_inside_the_grace(shop: Shop) -> None:
+    shop.world.faults("lost_token_answer", times=1)
+    with pytest.raises(AllegroUnavailableError):
+        tokens.refresh(shop.runtime, shop.account_id, seen=1)
+    forget_intent(shop)
+    shop.world.faults("status", code=429, path=TOKEN, times=1)
+    with pytest.raises(AllegroLimitError):
+        tokens.refresh(shop.runtime, shop.account_id, seen=1)
+    assert shop.value("SELECT due_at < clock_timestamp() + interval '30 s' FROM account_tokens")
+    assert shop.value("SELECT intent_first_at FROM account_tokens") is not None

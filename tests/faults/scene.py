@@ -73,7 +73,7 @@ def connect_one(campaign: Campaign) -> str:
     seller = world.add_seller(campaign.size.orders)
     account_id = connect.begin(runtime, user_id=uuid4(), name=seller.login)
     with database.transaction(runtime.db) as tx:
-        connect.change(tx, account_id, paused=True)
+        connect.change(tx, account_id, {"paused": True})
         query = sa.text("SELECT user_code FROM device_flows WHERE account_id = :account")
         code: str = tx.execute(query, {"account": account_id}).scalar_one()
     world.approves(code, seller.id)
@@ -93,7 +93,7 @@ def wake(campaign: Campaign, sellers: list[str]) -> None:
         return
     with database.transaction(campaign.service.runtime.db) as tx:
         for seller_id in sellers:
-            connect.change(tx, campaign.accounts[seller_id], paused=False)
+            connect.change(tx, campaign.accounts[seller_id], {"paused": False})
         state.wake(tx)
     campaign.sleeping = [one for one in campaign.sleeping if one not in sellers]
 

@@ -10,7 +10,7 @@ from tests.shop import Shop
 from orders_backup import db as database
 from orders_backup import due, tables
 from orders_backup.errors import LeaseLostError
-from orders_backup.sync import pull, state
+from orders_backup.sync import plan, pull, state
 
 ONE = "/order/checkout-forms/{id}"
 LIST = "/order/checkout-forms"
@@ -230,3 +230,62 @@ def test_a_run_that_was_asked_for_ends_even_if_nothing_happened(level: Shop) -> 
         assert state.request(tx, level.account_id, "incremental") == run_id
     level.follow()
     assert level.value("SELECT status FROM sync_history WHERE id = :run", run=run_id) == "succeeded"
+
+
+def test_debts_that_no_page_can_pay_are_read_one_by_one(level: Shop) -> None:
+    """Orders that vanished silently are owed together; whatever the budget of the list, each is asked for by its id."""
+    open_ones = (
+        "SELECT order_id FROM orders WHERE account_id = :account AND status <> 'CANCELLED' ORDER BY ordered_at DESC"
+    )
+    forms = [str(row[0]) for row in level.rows(f"{open_ones} LIMIT 12")]
+    for first, second in zip(forms[::2], forms[1::2], strict=True):
+        level.world.merges(first, second, silently=True)
+    before = calls(level)
+    level.sweep("reconcile")
+    after = calls(level)
+    assert after[ONE] - before[ONE] >= 12
+    assert level.value("SELECT count(*) FROM orders WHERE gone_at IS NOT NULL") == 12
+    assert level.certificate().complete
+
+
+def test_an_order_replaced_by_two_is_owed_once(level: Shop) -> None:
+    first = level.world.buys(level.seller_id)
+    level.follow()
+    level.change("UPDATE orders SET line_item_ids = ARRAY['a', 'b'] WHERE order_id = :order", order=first)
+    debt = plan.Debt(first, None, False, [])
+    with database.transaction(level.runtime.db) as tx:
+        state.owe(tx, level.account_id, [debt, debt], cause="merge", now=level.runtime.clock.now())
+    assert level.value("SELECT count(*) FROM owed_orders WHERE order_id = :order", order=first) == 1
+
+
+def test_four_orders_that_always_fail_do_not_keep_the_others_waiting(level: Shop) -> None:
+    poison = [level.world.buys(level.seller_id) for _ in range(4)]
+    for form in poison:
+        level.world.faults("status", code=500, path=f"{LIST}/{form}", times=None)
+    level.world.faults("status", code=500, path=LIST, times=None)
+    level.follow()
+    level.world.clear_faults()
+    for form in poison:
+        level.world.faults("status", code=500, path=f"{LIST}/{form}", times=None)
+    paid = str(level.value("SELECT order_id FROM orders WHERE status = 'READY_FOR_PROCESSING' LIMIT 1"))
+    level.world.ships(paid, "PICKED_UP")
+    for _ in range(3):
+        level.follow()
+    assert level.versions(paid)[-1] == level.world.body(paid)
+
+
+def test_a_cursor_older_than_the_journal_has_everything_listed_again(level: Shop) -> None:
+    level.change("UPDATE syncs SET cursor = '1600000000000000' WHERE account_id = :account AND kind = 'journal'")
+    level.follow()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile' AND status = 'queued'") == 1
+
+
+def test_a_full_overlap_does_not_hold_the_journal_back(level: Shop) -> None:
+    for _ in range(40):
+        level.world.happens(level.seller_id, 30)
+    level.follow()
+    before = calls(level)["/order/events"]
+    form = level.world.buys(level.seller_id)
+    level.follow()
+    assert level.versions(form) == [level.world.body(form)]
+    assert calls(level)["/order/events"] - before == 1

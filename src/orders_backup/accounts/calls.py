@@ -1,6 +1,7 @@
 """A job's calls to Allegro in a seller's name: budget, then token, then call. No job calls any other way."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
@@ -21,6 +22,8 @@ from orders_backup.runtime import Runtime
 
 T = TypeVar("T")
 
+PERMITS_LAST = 3.0
+"""Seconds; what was taken and not used by then is lost: a silence may have begun, and the minute is another."""
 EXPIRES_SOON = timedelta(seconds=10)
 
 
@@ -41,14 +44,17 @@ class Calls:
         self._account_id = account_id
         self._priority = priority
         self._permits = dict.fromkeys(Route, 0)
+        self._taken_at = dict.fromkeys(Route, 0.0)
         self._token: AccessToken | None = None
         self._lock = threading.Lock()
 
     def permits(self, route: Route, wanted: int) -> int:
         """Makes sure of up to `wanted` requests, at least one, and says how many. Raises BudgetExhaustedError."""
         with self._lock:
-            held = self._permits[route]
+            now = time.monotonic()
+            held = self._permits[route] if now - self._taken_at[route] < PERMITS_LAST else 0
             if held < wanted:
+                self._permits[route], self._taken_at[route] = held, now
                 try:
                     held += budget.take(self._runtime.db, self._buckets(route), wanted - held, priority=self._priority)
                 except BudgetExhaustedError:

@@ -4,6 +4,7 @@ The only writer of accounts and device_flows, but for the loss of a token. The p
 anything else is asked; whose it is, /me tells; only then does it become the account's.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from orders_backup.budget import Bucket, Priority
 from orders_backup.due import Lease
 from orders_backup.errors import (
     AllegroError,
+    AllegroLimitError,
     AllegroUnauthorizedError,
     BudgetExhaustedError,
+    InvalidRequestError,
     NotFoundError,
     TokenRefusedError,
 )
@@ -34,12 +37,16 @@ from orders_backup.tables import accounts, device_flows
 SLOW_DOWN = timedelta(seconds=5)
 """Added to the interval for good on `slow_down` (RFC 8628, 3.5)."""
 RETRY = timedelta(seconds=10)
+FRESH: dict[str, Any] = {"reason": None, "existing_account_id": None}
+"""What an earlier flow left behind is no longer true."""
 
 log = structlog.get_logger()
 
 
 def begin(runtime: Runtime, *, user_id: UUID, name: str, sync_interval_seconds: int | None = None) -> UUID:
     """A new account that waits for its seller. Raises AllegroError where the device flow cannot be started."""
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise InvalidRequestError("The account's name must have 1 to 200 printable characters.")
     account_id = uuid4()
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
@@ -59,23 +66,20 @@ def begin_again(runtime: Runtime, account_id: UUID) -> None:
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
         never_connected = accounts.c.status.in_(("denied", "expired"))
-        values = {"status": "pending", "reason": None}
-        tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id, never_connected))
+        tx.execute(sa.update(accounts).values(FRESH).where(accounts.c.id == account_id))
+        tx.execute(sa.update(accounts).values(status="pending").where(accounts.c.id == account_id, never_connected))
         _keep_flow(tx, runtime, account_id, authorization)
     log.info("reconnect_started", account_id=str(account_id))
 
 
-def change(
-    tx: Connection,
-    account_id: UUID,
-    *,
-    name: str | None = None,
-    sync_interval_seconds: int | None = None,
-    paused: bool | None = None,
-) -> None:
-    """Changes what is given; None leaves a thing as it is."""
-    given = {"name": name, "sync_interval_seconds": sync_interval_seconds, "paused": paused}
-    values = {key: value for key, value in given.items() if value is not None}
+def change(tx: Connection, account_id: UUID, given: Mapping[str, Any]) -> None:
+    """Changes the name, `paused` or `sync_interval_seconds`, whichever is given; None for the interval takes the
+    service's own again."""
+    values = {
+        name: given[name]
+        for name in ("name", "paused", "sync_interval_seconds")
+        if name in given and (given[name] is not None or name == "sync_interval_seconds")
+    }
     if values:
         tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
 
@@ -84,7 +88,7 @@ def disconnect(tx: Connection, account_id: UUID) -> None:
     """Forgets the tokens and stops; orders, versions and history stay, and the seller may connect again."""
     tokens.forget(tx, account_id)
     tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
-    values = {"status": "disconnected", "reason": None}
+    values = FRESH | {"status": "disconnected"}
     tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
 
 
@@ -103,6 +107,9 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
             _introduce(runtime, lease, account_id, pair)
     except TokenRefusedError as refusal:
         _refused(runtime, lease, row, refusal)
+    except AllegroLimitError as error:
+        budget.silence(runtime.db, _client_bucket(runtime).key, seconds=error.retry_after)
+        _again(runtime, lease, runtime.clock.now() + timedelta(seconds=error.retry_after or 65), error)
     except AllegroUnauthorizedError:
         _end(runtime, lease, account_id, status="expired", reason="token_not_accepted")
     except BudgetExhaustedError as error:
@@ -192,7 +199,7 @@ def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedP
         else:
             tokens.adopt(tx, runtime, account_id, pair, now=now)
             seller = {"seller_id": seller_id, "seller_login": login, "connected_at": now}
-            values = seller | {"status": "active", "reason": None}
+            values = seller | FRESH | {"status": "active"}
             tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
         tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
     log.info("connect_finished", account_id=str(account_id), seller_id=seller_id)

@@ -35,7 +35,7 @@ class NewAccount(BaseModel):
 
 
 class AccountChange(BaseModel):
-    """What is to change; what is absent or null stays."""
+    """What is to change; what is absent stays. null for `sync_interval_seconds`: the service's own again."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -94,7 +94,7 @@ def change_account(request: Request, caller: Writer, account_id: uuid.UUID, body
     """Rename it, sync it more or less often, pause or resume it."""
     with database.transaction(rest.runtime(request).db) as tx:
         queries.require(tx, account_id, seen_by=caller.user_id)
-        connect.change(tx, account_id, **body.model_dump())
+        connect.change(tx, account_id, body.model_dump(exclude_unset=True))
         changed = queries.get(tx, account_id, seen_by=caller.user_id)
     return rest.answer(changed)
 

@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import re
+import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +31,7 @@ def keep(folder: Path, account_id: UUID, name: str, pair: SealedPair) -> None:
         }
     )
     target = _path(folder, account_id, name)
-    draft = target.with_suffix(f".{os.getpid()}.draft")
+    draft = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.draft")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(content)
         file.flush()
@@ -61,4 +63,4 @@ def discard(folder: Path, account_id: UUID, name: str) -> None:
 
 
 def _path(folder: Path, account_id: UUID, name: str) -> Path:
-    return folder / f"{account_id}.{name}.json"
+    return folder / f"{account_id}.{re.sub('[^A-Za-z0-9-]', '_', name)}.json"

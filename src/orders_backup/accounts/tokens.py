@@ -76,15 +76,20 @@ def opened(runtime: Runtime, account_id: UUID, generation: object, sealed: Seale
 def adopt(tx: Connection, runtime: Runtime, account_id: UUID, pair: Pair, *, now: datetime) -> None:
     """The pair of a finished device flow becomes the account's next generation, whatever was there before."""
     row = _locked(tx, account_id)
-    generation = 1 if row is None else row.generation + 1
+    query = sa.select(accounts.c.forgotten_generation).where(accounts.c.id == account_id)
+    last = tx.execute(query).scalar_one() if row is None else row.generation
+    generation = 1 if last is None else last + 2  # a refresh under way may still bring last + 1
     values = _stored(seal(runtime, account_id, generation, pair, now=now), generation, now=now)
     statement = insert(account_tokens).values(account_id=account_id, **values)
     tx.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=values))
 
 
 def forget(tx: Connection, account_id: UUID) -> None:
-    """The account's tokens are deleted."""
-    tx.execute(sa.delete(account_tokens).where(account_tokens.c.account_id == account_id))
+    """The account's tokens are deleted; their generation is remembered and never given again."""
+    mine = account_tokens.c.account_id == account_id
+    generation = tx.execute(sa.delete(account_tokens).where(mine).returning(account_tokens.c.generation))
+    if (last := generation.scalar_one_or_none()) is not None:
+        tx.execute(sa.update(accounts).values(forgotten_generation=last).where(accounts.c.id == account_id))
 
 
 def current(runtime: Runtime, account_id: UUID) -> AccessToken:
@@ -185,7 +190,8 @@ def _settle_failure(runtime: Runtime, account_id: UUID, begun: _Begun, error: Al
             return TokenBusyError("Another worker has stored a newer token.")
         values = {"failures": begun.failures + 1, "last_error": error.code, "due_at": now + timedelta(seconds=16)}
         is_dead = False
-        if isinstance(error, AllegroLimitError):
+        is_open = begun.first_at < begun.intent_at
+        if isinstance(error, AllegroLimitError) and not is_open:
             values |= {"intent_at": None, "intent_first_at": None, "due_at": now + LIMITED_FOR}
         elif isinstance(error, TokenRefusedError):
             is_dead = _is_dead(tx, account_id, begun, error, now=now)

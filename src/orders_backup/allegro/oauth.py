@@ -84,7 +84,7 @@ def connect(
         base_url=base_url,
         auth=(client_id, client_secret),
         headers={"Accept": "application/json", "User-Agent": user_agent},
-        timeout=12,
+        timeout=httpx.Timeout(connect=3, pool=1, write=2, read=6),
         trust_env=False,
         transport=transport,
     )

@@ -112,8 +112,8 @@ class _LatestEvent(msgspec.Struct):
 
 
 class _Me(msgspec.Struct):
-    id: str
-    login: str
+    id: Any
+    login: Any = None
 
 
 _NO_NUMBERS = (inf, -inf)
@@ -164,7 +164,10 @@ def latest_event_id(body: bytes) -> str | None:
 def seller(body: bytes) -> tuple[str, str]:
     """Id and login of /me. Raises AllegroAnswerError."""
     me = _read(_me.decode, body)
-    return me.id, me.login
+    seller_id = text(me.id)
+    if seller_id is None:
+        raise AllegroAnswerError("Allegro's answer is not the JSON it should be: /me names no id.")
+    return seller_id, text(me.login) or seller_id
 
 
 def order_facts(body: bytes) -> OrderFacts | None:

@@ -43,6 +43,10 @@ def say_on_stdout(line: str) -> None:
         sys.stdout.flush()
 
 
+NOT_TOLD = {"DATA_DIR", "DATABASE_URL", "BROKER_URL", "ENCRYPTION_KEYS"}
+"""What other commands do not learn from running.json: they find it elsewhere, or the user keeps it himself."""
+
+
 def up(
     settings: Settings,
     *,
@@ -68,7 +72,8 @@ def up(
         keys = directory.encryption_keys(settings, data_dir, say=say)
         servers = start_servers(settings, data_dir, stack, say)
         urls = {name: server.url for name, server in servers.items()}
-        directory.write_running(data_dir, **urls, service_url=address)
+        told = {name.lower(): value for name, value in as_environment(settings).items() if name not in NOT_TOLD}
+        directory.write_running(data_dir, **told, **urls, service_url=address)
         stack.callback(directory.forget_running, data_dir)
         settings = settings.model_copy(update={"data_dir": data_dir, "encryption_keys": SecretStr(keys), **urls})
         migrate(settings)

@@ -104,7 +104,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def write_running(data_dir: Path, **values: str | int) -> None:
-    """Where this run can be reached; `settings.load` reads `database_url` and `broker_url` from it."""
+    """Where this run can be reached and which settings it was given; `settings.load` reads them, for other commands."""
     _write_atomically(data_dir / RUNNING, {**values, "pid": os.getpid()})
 
 

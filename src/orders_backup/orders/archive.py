@@ -77,6 +77,14 @@ def record_events(tx: Connection, codec: Codec, account_id: UUID, events: Sequen
     return new
 
 
+def event_before(tx: Connection, account_id: UUID, cursor: str, *, count: int) -> str | None:
+    """The id of the stored event that lies `count` events before the cursor; None where there are fewer."""
+    table = order_events.c
+    query = sa.select(table.event_id).where(table.account_id == account_id, table.event_id <= cursor)
+    found: str | None = tx.execute(query.order_by(table.event_id.desc()).offset(count).limit(1)).scalar_one_or_none()
+    return found
+
+
 def events_processed(tx: Connection, account_id: UUID, order_ids: Sequence[str]) -> None:
     """Marks the stored events of these orders, whose debts were just paid, as followed by a reading."""
     table = order_events.c

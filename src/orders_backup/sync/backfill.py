@@ -1,7 +1,7 @@
 """The listing job of one account: history first, then the full syncs and whatever was asked for, run by run."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 def work_on_listing(runtime: Runtime, account_id: UUID) -> None:
     """Goes on with the account's backfill or full sync, if it is due. The backfill leaves the budget to all others."""
     with database.transaction(runtime.db) as tx:
-        is_backfilled = state.has_succeeded(tx, account_id, "backfill")
+        is_backfilled = state.has_finished(tx, account_id, "backfill")
     priority = Priority.RECONCILE if is_backfilled else Priority.BACKFILL
     jobs.work(runtime, account_id, "listing", priority=priority, body=_list)
 
@@ -45,7 +45,7 @@ def _run(job: Job) -> "Row[Any]":
     """The run to go on with; the first one ever is the backfill, later ones are full syncs or what was asked for."""
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        is_backfilled = state.has_succeeded(tx, job.account_id, "backfill")
+        is_backfilled = state.has_finished(tx, job.account_id, "backfill")
         kinds = state.LISTING_KINDS if is_backfilled else ("backfill",)
         found = state.unfinished(tx, job.account_id, kinds)
         run_id = found.id if found else state.open_run(tx, job.account_id, "full" if is_backfilled else "backfill")
@@ -56,7 +56,7 @@ def _run(job: Job) -> "Row[Any]":
 
 
 def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
-    now = job.now()
+    now = datetime.fromtimestamp(int(job.now().timestamp() * 1000) / 1000, UTC)  # Allegro counts milliseconds
     if run.kind == "backfill":
         return plan.whole(now - plan.SETTLED)
     if run.kind == "full" and run.range_from is None and run.range_to is None:
@@ -89,7 +89,7 @@ def _finish(job: Job, run_id: UUID) -> datetime:
         calls=run.calls,
         error=error,
     )
-    if another is not None:
+    if another is not None and error is None:
         return now
     job.values = {} if error else {"succeeded_at": now}
     return now + (plan.backoff(job.lease.failures + 5) if error else job.interval)

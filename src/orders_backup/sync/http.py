@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Request, Response, Security
@@ -38,6 +39,8 @@ class NewSync(BaseModel):
             raise ValueError("from and to belong to full and reconcile; leave them out for incremental")
         if self.range_from and self.range_to and self.range_from >= self.range_to:
             raise ValueError("from must lie before to")
+        if self.range_from and self.range_from >= datetime.now(UTC):
+            raise ValueError("from must lie in the past")
         return self
 
 

@@ -143,6 +143,7 @@ def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None
     """Gives the sync back; a run that was asked for meanwhile makes it due at once."""
     try:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)  # a run that is asked for now waits for us, and is then due
             kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
             waiting = state.unfinished(tx, job.account_id, kinds)
             if waiting is not None and waiting.status == "queued" and not failures:

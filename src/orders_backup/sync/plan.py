@@ -20,6 +20,8 @@ SETTLED = timedelta(seconds=30)
 """A window ends this long before now, so that purchases still being written at Allegro fall into the next run."""
 OVERLAP = timedelta(minutes=10)
 """How far before the cursor each reading of the journal begins: events may become visible late."""
+GAP = timedelta(days=55)
+"""A cursor this old may have lost events: Allegro keeps its journal for 60 days (Allegro's documentation)."""
 UPDATED_AT_MARGIN = timedelta(minutes=1)
 FROZEN_UPDATED_AT = frozenset({"FULFILLMENT_STATUS_CHANGED"})
 """Event types after which `updatedAt` stays as it was (Allegro's staff, 2025)."""
@@ -89,6 +91,13 @@ def overlapped(cursor: str) -> str:
     if not cursor.isdigit():
         return cursor
     return str(max(int(cursor) - int(OVERLAP.total_seconds() * 1_000_000), 0))
+
+
+def is_gap(cursor: str, *, now: datetime) -> bool:
+    """Whether the journal may have dropped events between this cursor and the oldest it still has."""
+    if not cursor.isdigit() or int(cursor) == 0:
+        return False
+    return int(cursor) < (now - GAP).timestamp() * 1_000_000
 
 
 def later(cursor: str, event_ids: Iterable[str]) -> str:

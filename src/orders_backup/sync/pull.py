@@ -32,6 +32,8 @@ from orders_backup.sync import job as jobs
 from orders_backup.sync import plan, state
 from orders_backup.sync.job import Job
 
+UNLISTED = frozenset({"unlisted", "merge"})
+"""Causes of debts that no list page can pay: the order is doubtful because it was not listed, or was replaced."""
 FEW = 2
 """Up to this many orders are read one by one without looking for a cheaper way."""
 
@@ -93,9 +95,15 @@ class _Followed:
 
 def _follow(job: Job) -> _Followed:
     """Every page of the journal from a little before the cursor: events stored, orders owed, the cursor moved."""
+    cursor = job.cursor or "0"
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         run_id = _asked_for(tx, job)
-    after = plan.overlapped(job.cursor or "0")
+        if plan.is_gap(cursor, now=job.now()):
+            state.reconcile_soon(tx, job.account_id)
+            log.warning("journal_gap_detected", account_id=str(job.account_id))
+        known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
+    after = plan.later(plan.overlapped(cursor), [known] if known else [])
     while job.now() < job.ends_at:
         try:
             page = job.calls.ask(Route.EVENTS, partial(_events, job, after))
@@ -113,8 +121,8 @@ def _follow(job: Job) -> _Followed:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
             if run_id is not None:
                 state.count(tx, run_id, Recorded(), events=len(new))
-        job.cursor = newest
         _note_lag(job, new)
+        job.cursor = newest
         if len(page.events) < client.EVENTS_LIMIT:
             return _Followed(run_id, None)
         reached = plan.later(page.events[-1].event_id, [] if new else [newest])
@@ -125,8 +133,9 @@ def _follow(job: Job) -> _Followed:
 
 
 def _note_lag(job: Job, new: Sequence[Event]) -> None:
-    """How old the newest of the new events was when it was stored."""
-    moments = [event.occurred_at for event in new if event.occurred_at is not None]
+    """How old the newest of the events beyond the cursor was when it was stored; older ones came by the overlap."""
+    beyond = [event for event in new if plan.later(job.cursor or "0", [event.event_id]) != job.cursor]
+    moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
         job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)
 
@@ -170,11 +179,20 @@ def _pay(job: Job, run_id: UUID | None) -> bool:
             run_id = _opened(tx, job)
     if run_id is None:
         return True
+    try:
+        _by_pages(job, run_id, debts)
+    except BudgetExhaustedError:
+        log.info(
+            "pages_postponed", account_id=str(job.account_id), owed=len(debts)
+        )  # single reads have their own budget
+    return _one_by_one(job, run_id, debts)
+
+
+def _by_pages(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> None:
     if len(debts) > FEW:
         _by_change(job, run_id, debts)
     if len(debts) > FEW:
         _by_stretch(job, run_id, debts)
-    return _one_by_one(job, run_id, debts)
 
 
 def _by_change(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> None:
@@ -201,7 +219,8 @@ def _by_change(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> None:
 def _by_stretch(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> None:
     """Pages of the list over purchase times where the owed orders lie close together."""
     with database.transaction(job.runtime.db) as tx:
-        stretches = plan.stretches(state.ranked(tx, job.account_id, list(debts)))
+        listed = [order_id for order_id, debt in debts.items() if debt.cause not in UNLISTED]
+        stretches = plan.stretches(state.ranked(tx, job.account_id, listed))
     for stretch in stretches:
         ask = partial(_bought, job, stretch.since, stretch.until)
         first = job.calls.ask(Route.ORDERS, partial(ask, 0))
@@ -215,7 +234,7 @@ def _pages(
 ) -> None:
     """Further pages, several on the way at once, until nothing is owed any more."""
     rest = list(offsets)
-    while rest and debts:
+    while rest and debts and job.now() < job.ends_at:
         batch = rest[: job.calls.permits(Route.ORDERS, jobs.IN_FLIGHT)]
         rest = rest[len(batch) :]
         pages = jobs.side_by_side(batch, lambda offset: job.calls.ask(Route.ORDERS, partial(ask, offset)))

@@ -22,6 +22,7 @@ class Proven:
     """One window of the certificate. `listed`: Allegro's totalCount; `stored`: ours of these; `missing`: the rest.
 
     `superseded`: ours whose id Allegro gave up; `beyond_reach`: ours that Allegro no longer lists or guarantees.
+    `explained`: these and what is set aside, the differences that have a reason.
     """
 
     window_from: datetime
@@ -34,6 +35,7 @@ class Proven:
     superseded: int | None
     set_aside: int | None
     beyond_reach: int | None
+    explained: int
     found_missing: int
     found_changed: int
     checked_at: datetime | None
@@ -56,6 +58,7 @@ class Certificate:
     stored: int
     missing: int
     superseded: int
+    explained: int
     set_aside: int
     unreadable: int
     owed: int
@@ -67,7 +70,7 @@ class Certificate:
 def windows(range_from: datetime | None, range_to: datetime | None, *, now: datetime) -> list[Window]:
     """Every order of the range, or of the twelve months Allegro guarantees, month by month, newest first."""
     until = min(range_to or now, now - plan.SETTLED)
-    since = range_from or now - plan.REACH
+    since = max(range_from or now - plan.REACH, plan.BEGINNING)
     return plan.months(since, until) if since < until else []
 
 
@@ -101,6 +104,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
         stored=sum(one.stored or 0 for one in proven),
         missing=sum(one.missing or 0 for one in proven),
         superseded=sum(one.superseded or 0 for one in proven),
+        explained=sum(one.explained for one in proven),
         set_aside=aside,
         unreadable=unreadable,
         owed=owed,
@@ -135,6 +139,7 @@ def _proven(row: "Row[Any]") -> Proven:
         superseded=row.superseded,
         set_aside=row.set_aside,
         beyond_reach=row.unlisted,
+        explained=(row.superseded or 0) + (row.set_aside or 0) + (row.unlisted or 0),
         found_missing=row.found_missing,
         found_changed=row.found_changed,
         checked_at=row.checked_at,

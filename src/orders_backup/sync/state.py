@@ -37,7 +37,17 @@ class Claimed:
 def wake(tx: Connection) -> None:
     """Makes the syncs of every account that may be synced and whose syncs sleep due now: new, reconnected, resumed."""
     tx.execute(_WAKE)
+    tx.execute(_HASTEN)
 
+
+_HASTEN = sa.text("""
+    UPDATE syncs s
+       SET due_at = s.succeeded_at + make_interval(secs => a.sync_interval_seconds)
+      FROM accounts a
+     WHERE a.id = s.account_id AND s.kind = 'listing' AND a.sync_interval_seconds IS NOT NULL AND s.failures = 0
+       AND s.due_at > s.succeeded_at + make_interval(secs => a.sync_interval_seconds + 1)
+""")
+"""An interval that was made shorter counts from the last full sync, not from the end of the old interval."""
 
 _WAKE = sa.text("""
     INSERT INTO syncs (account_id, kind, due_at)
@@ -132,6 +142,14 @@ def request(
     return run_id
 
 
+def reconcile_soon(tx: Connection, account_id: UUID) -> None:
+    """Every order has to be listed: a reconcile waits, unless one does already, and the listing is due."""
+    waiting = unfinished(tx, account_id, ["reconcile"])
+    if waiting is None or waiting.range_from is not None or waiting.range_to is not None:
+        open_run(tx, account_id, "reconcile")
+    due.make_due(tx, syncs, {"account_id": account_id, "kind": "listing"})
+
+
 def open_run(
     tx: Connection, account_id: UUID, kind: str, *, range_from: datetime | None = None, range_to: datetime | None = None
 ) -> UUID:
@@ -159,10 +177,11 @@ def run(tx: Connection, run_id: UUID) -> "Row[Any]":
     return tx.execute(sa.select(sync_history).where(sync_history.c.id == run_id)).one()
 
 
-def has_succeeded(tx: Connection, account_id: UUID, kind: str) -> bool:
-    """Whether a run of this kind ever ended well."""
+def has_finished(tx: Connection, account_id: UUID, kind: str) -> bool:
+    """Whether a run of this kind ever came to its end, proven or not."""
     table = sync_history.c
-    query = sa.select(table.id).where(table.account_id == account_id, table.kind == kind, table.status == "succeeded")
+    ended = table.finished_at.is_not(None)
+    query = sa.select(table.id).where(table.account_id == account_id, table.kind == kind, ended)
     return tx.execute(query.limit(1)).one_or_none() is not None
 
 
@@ -331,7 +350,7 @@ def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, 
             "line_item_ids": debt.line_item_ids,
             "due_at": now,
         }
-        for debt in debts
+        for debt in {debt.order_id: debt for debt in debts}.values()
     ]
     statement = insert(owed_orders).values(rows)
     new = statement.excluded
@@ -348,12 +367,12 @@ def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, 
 
 
 def owed(tx: Connection, account_id: UUID, *, now: datetime, limit: int = 20_000) -> "Sequence[Row[Any]]":
-    """Debts that may be paid now, the oldest first."""
+    """Debts that may be paid now; those that failed before come last."""
     table = owed_orders.c
     query = sa.select(owed_orders).where(
         table.account_id == account_id, table.due_at <= now, table.set_aside_at.is_(None)
     )
-    return tx.execute(query.order_by(table.owed_at, table.order_id).limit(limit)).all()
+    return tx.execute(query.order_by(table.due_at, table.order_id).limit(limit)).all()
 
 
 def next_owed_at(tx: Connection, account_id: UUID) -> datetime | None:
