@@ -7,12 +7,14 @@ from datetime import timedelta
 import pytest
 from tests.shop import Shop
 
+from orders_backup import budget
 from orders_backup import db as database
 from orders_backup.accounts import connect, spool, tokens
 from orders_backup.allegro import oauth
 from orders_backup.errors import (
     AllegroLimitError,
     AllegroUnavailableError,
+    BudgetExhaustedError,
     DatabaseUnavailableError,
     OrdersBackupError,
     ReauthorizationRequiredError,
@@ -205,3 +207,14 @@ def test_a_429_while_the_outcome_is_open_is_retried_inside_the_grace(shop: Shop)
         tokens.refresh(shop.runtime, shop.account_id, seen=1)
     assert shop.value("SELECT due_at < clock_timestamp() + interval '30 s' FROM account_tokens")
     assert shop.value("SELECT intent_first_at FROM account_tokens") is not None
+
+
+def test_a_silence_does_not_keep_an_open_refresh_from_its_grace(shop: Shop) -> None:
+    shop.world.faults("lost_token_answer", times=1)
+    with pytest.raises(AllegroUnavailableError):
+        tokens.refresh(shop.runtime, shop.account_id, seen=1)
+    budget.silence(shop.runtime.db, f"client:{shop.runtime.oauth.client_id}", seconds=None)
+    forget_intent(shop)
+    assert tokens.refresh(shop.runtime, shop.account_id, seen=1).generation == 2
+    with pytest.raises(BudgetExhaustedError):
+        tokens.refresh(shop.runtime, shop.account_id, seen=2)

@@ -27,6 +27,7 @@ from orders_backup.budget import Bucket, Priority
 from orders_backup.errors import (
     AllegroError,
     AllegroLimitError,
+    BudgetExhaustedError,
     ReauthorizationRequiredError,
     TokenBusyError,
     TokenRefusedError,
@@ -114,11 +115,7 @@ def refresh(runtime: Runtime, account_id: UUID, *, seen: int) -> AccessToken:
     Raises TokenBusyError while another worker refreshes, ReauthorizationRequiredError where the token is dead,
     BudgetExhaustedError, and AllegroError where the outcome is open; then the refresh stays due.
     """
-    buckets = [
-        Bucket(f"client:{runtime.oauth.client_id}", runtime.settings.rate_limit_client),
-        Bucket(f"account:{account_id}:auth", runtime.settings.rate_limit_auth),
-    ]
-    budget.take(runtime.db, buckets, 1, priority=Priority.TOKEN)
+    _take_permit(runtime, account_id)
     begun = _begin(runtime, account_id, seen=seen)
     if isinstance(begun, AccessToken):
         return begun
@@ -130,6 +127,23 @@ def refresh(runtime: Runtime, account_id: UUID, *, seen: int) -> AccessToken:
     sealed = seal(runtime, account_id, begun.generation + 1, pair, now=now)
     spool.keep(_folder(runtime), account_id, str(begun.generation + 1), sealed)
     return _store(runtime, account_id, begun.generation, sealed)
+
+
+def _take_permit(runtime: Runtime, account_id: UUID) -> None:
+    """One request of the budget. While the outcome of a refresh is open and the grace runs, a silence of the whole
+    client id is no reason to lose the login: then the account's own bucket decides alone."""
+    mine = Bucket(f"account:{account_id}:auth", runtime.settings.rate_limit_auth)
+    all_of_us = Bucket(f"client:{runtime.oauth.client_id}", runtime.settings.rate_limit_client)
+    try:
+        budget.take(runtime.db, [all_of_us, mine], 1, priority=Priority.TOKEN)
+    except BudgetExhaustedError:
+        table = account_tokens.c
+        is_open = table.intent_first_at > sa.func.clock_timestamp() - GRACE
+        with database.transaction(runtime.db) as tx:
+            found = tx.execute(sa.select(table.account_id).where(table.account_id == account_id, is_open)).one_or_none()
+        if found is None:
+            raise
+        budget.take(runtime.db, [mine], 1, priority=Priority.TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

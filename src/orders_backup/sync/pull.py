@@ -1,7 +1,7 @@
 """One incremental sync of one account, top to bottom: the journal, then the orders it named, the cheaper way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -266,32 +266,58 @@ def _store(job: Job, run_id: UUID, page: OrderPage, debts: "dict[str, Row[Any]]"
         debts.pop(order_id, None)
 
 
+@dataclass(slots=True)
+class _Tried:
+    """What single reads came to so far. `landed`: at least one order was stored or found gone."""
+
+    failed: list[tuple[Any, AllegroError]] = field(default_factory=list)
+    landed: bool = False
+
+    @property
+    def outage(self) -> AllegroError | None:
+        """Everything fails because Allegro is away: nobody's own failure."""
+        away = [error for _, error in self.failed if isinstance(error, AllegroUnavailableError)]
+        return away[0] if away and not self.landed else None
+
+
 def _one_by_one(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
-    """Single reads; who fails while others land is on the way to being set aside, and who fails with all is not."""
-    rest, failed, landed = list(debts.values()), list[tuple[Any, AllegroError]](), False
-    while rest and job.now() < job.ends_at:
-        batch = rest[: job.calls.permits(Route.DEFAULT, jobs.IN_FLIGHT)]
-        rest = rest[len(batch) :]
-        answers = jobs.side_by_side(
-            batch, lambda debt: job.calls.ask(Route.DEFAULT, partial(_single, job, debt.order_id))
-        )
-        for debt, answer in zip(batch, answers, strict=True):
-            error = _settle_one(job, run_id, debt, answer)
-            landed = landed or error is None
-            if error is not None:
-                failed.append((debt, error))
-        if failed and not landed and len(failed) >= jobs.IN_FLIGHT:
-            break
+    """Single reads; who fails while others land is on the way to being set aside, and who fails with all is not.
+
+    False where the slice ended first.
+    """
+    rest, tried = list(debts.values()), _Tried()
+    try:
+        while rest and job.now() < job.ends_at and not (tried.outage and len(tried.failed) >= jobs.IN_FLIGHT):
+            batch = rest[: job.calls.permits(Route.DEFAULT, jobs.IN_FLIGHT)]
+            rest = rest[len(batch) :]
+            _read_singly(job, run_id, batch, tried)
+    finally:
+        _count_failures(job, tried)
+    if tried.outage:
+        raise tried.outage
+    return not rest
+
+
+def _read_singly(job: Job, run_id: UUID, batch: "list[Row[Any]]", tried: _Tried) -> None:
+    answers = jobs.side_by_side(batch, lambda debt: job.calls.ask(Route.DEFAULT, partial(_single, job, debt.order_id)))
+    for debt, answer in zip(batch, answers, strict=True):
+        error = _settle_one(job, run_id, debt, answer)
+        if error is None:
+            tried.landed = True
+        else:
+            tried.failed.append((debt, error))
+
+
+def _count_failures(job: Job, tried: _Tried) -> None:
+    """Every failed debt is tried again later; the fifth failure of its own sets it aside."""
+    if not tried.failed:
+        return
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        for debt, error in failed:
-            own = landed or not isinstance(error, AllegroUnavailableError)
+        for debt, error in tried.failed:
+            own = tried.landed or not isinstance(error, AllegroUnavailableError)
             if state.unpaid(tx, debt, error=str(error), counts=own, now=job.now()):
                 log.error("order_set_aside", account_id=str(job.account_id), order_id=debt.order_id, code=error.code)
-    outage = [error for _, error in failed if isinstance(error, AllegroUnavailableError)]
-    if outage and not landed:
-        raise outage[0]
-    return not rest
 
 
 def _single(job: Job, order_id: str, token: str) -> OneOrder:
