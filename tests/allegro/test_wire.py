@@ -183,13 +183,24 @@ def test_an_order_is_never_filed_under_the_escapes_of_its_id() -> None:
     assert facts is None or facts.order_id == "ab"
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"id":null}', b'{"id":{}}', b'{"id":true}', b"<html>"])
+def test_a_seller_without_an_id_is_refused(body: bytes) -> None:
+    with pytest.raises(AllegroAnswerError):
+        wire.seller(body)
+
+
+def test_a_seller_is_known_by_a_text_or_a_number() -> None:
+    assert wire.seller(b'{"id":"17","login":"shop"}') == ("17", "shop")
+    assert wire.seller(b'{"id":17}') == ("17", "17")
+
+
 @given(st.binary(max_size=300) | json_values.map(lambda value: json.dumps(value).encode()))
 @example(b'{"checkoutForms":null,"totalCount":0}')
 @example(b'{"checkoutForms":[],"totalCount":"0"}')
 @example(b"<!doctype html>")
 @example(b"")
 def test_what_is_no_page_is_refused_by_name_and_not_quoted(raw: bytes) -> None:
-    for parse in (wire.order_page, wire.event_page, wire.seller):
+    for parse in (wire.order_page, wire.event_page):
         with pytest.raises(AllegroAnswerError) as refused:
             parse(raw)
         assert str(refused.value).startswith("Allegro's answer is not the JSON it should be: ")
