@@ -30,7 +30,7 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix --quiet
 
 kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
-	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q -m "slow_campaign or not slow_campaign" tests/faults
+	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run
