@@ -14,6 +14,7 @@ from orders_backup.sync import plan, pull, state
 
 ONE = "/order/checkout-forms/{id}"
 LIST = "/order/checkout-forms"
+OLD_CURSOR = "UPDATE syncs SET cursor = '1600000000000000'"
 
 
 def calls(shop: Shop) -> Counter[str]:
@@ -240,18 +241,32 @@ def test_debts_that_no_page_can_pay_are_read_one_by_one(level: Shop) -> None:
     forms = [str(row[0]) for row in level.rows(f"{open_ones} LIMIT 12")]
     for first, second in zip(forms[::2], forms[1::2], strict=True):
         level.world.merges(first, second, silently=True)
+    with database.transaction(level.runtime.db) as tx:
+        state.request(tx, level.account_id, "reconcile")
+    level.work_on_listing()
     before = calls(level)
-    level.sweep("reconcile")
+    level.follow()
     after = calls(level)
+    assert after[LIST] == before[LIST]
     assert after[ONE] - before[ONE] >= 12
+    level.sweep("reconcile")
     assert level.value("SELECT count(*) FROM orders WHERE gone_at IS NOT NULL") == 12
     assert level.certificate().complete
+
+
+def test_without_budget_for_pages_orders_are_read_one_by_one(level: Shop) -> None:
+    paid = level.rows("SELECT order_id FROM orders WHERE status = 'READY_FOR_PROCESSING' LIMIT 5")
+    for row in paid:
+        level.world.surcharges(str(row[0]))
+    level.change("UPDATE request_budget SET full_at = clock_timestamp() + interval '1 h' WHERE key LIKE '%orders'")
+    level.follow()
+    assert level.differences() == []
+    assert level.value("SELECT count(*) FROM owed_orders") == 0
 
 
 def test_an_order_replaced_by_two_is_owed_once(level: Shop) -> None:
     first = level.world.buys(level.seller_id)
     level.follow()
-    level.change("UPDATE orders SET line_item_ids = ARRAY['a', 'b'] WHERE order_id = :order", order=first)
     debt = plan.Debt(first, None, False, [])
     with database.transaction(level.runtime.db) as tx:
         state.owe(tx, level.account_id, [debt, debt], cause="merge", now=level.runtime.clock.now())
@@ -275,9 +290,25 @@ def test_four_orders_that_always_fail_do_not_keep_the_others_waiting(level: Shop
 
 
 def test_a_cursor_older_than_the_journal_has_everything_listed_again(level: Shop) -> None:
-    level.change("UPDATE syncs SET cursor = '1600000000000000' WHERE account_id = :account AND kind = 'journal'")
+    level.change(f"{OLD_CURSOR}, succeeded_at = clock_timestamp() - interval '56 days' WHERE kind = 'journal'")
     level.follow()
-    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile' AND status = 'queued'") == 1
+    level.follow()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 1
+
+
+def test_a_seller_to_whom_nothing_happens_is_not_listed_again_and_again(level: Shop) -> None:
+    level.change(f"{OLD_CURSOR} WHERE kind = 'journal'")
+    level.follow()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+
+
+def test_a_run_that_waits_does_not_make_a_job_spin_that_has_no_budget(level: Shop) -> None:
+    with database.transaction(level.runtime.db) as tx:
+        state.request(tx, level.account_id, "incremental")
+    level.change("UPDATE syncs SET cursor = NULL WHERE kind = 'journal'")
+    level.change("UPDATE request_budget SET full_at = clock_timestamp() + interval '1 h' WHERE key LIKE '%events'")
+    level.follow()
+    assert level.value("SELECT due_at > clock_timestamp() + interval '1 min' FROM syncs WHERE kind = 'journal'")
 
 
 def test_a_full_overlap_does_not_hold_the_journal_back(level: Shop) -> None:

@@ -47,13 +47,15 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Job:
-    """A claimed sync of one account. `cursor` is the journal's at the claim; `ends_at` the end of its slice."""
+    """A claimed sync of one account. `cursor` is the journal's at the claim, `followed_at` when it last
+    ended well; `ends_at` is the end of its slice."""
 
     runtime: Runtime
     account_id: UUID
     kind: str
     lease: Lease
     cursor: str | None
+    followed_at: datetime | None
     interval: timedelta
     ends_at: datetime
     calls: Calls
@@ -80,7 +82,8 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
         runtime.clock.set(claimed.lease.now)
     calls = Calls(runtime, account_id, priority=priority)
     ends_at = claimed.lease.now + SLICE
-    job = Job(runtime, account_id, kind, claimed.lease, claimed.cursor, claimed.interval, ends_at, calls)
+    known = (claimed.cursor, claimed.followed_at, claimed.interval)
+    job = Job(runtime, account_id, kind, claimed.lease, *known, ends_at, calls)
     try:
         due_at = body(job)
     except (BudgetExhaustedError, TokenBusyError) as error:
@@ -101,7 +104,7 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
             last_error=str(error),
         )
     else:
-        _settle(job, due_at=due_at, failures=0, last_error=None)
+        _settle(job, due_at=due_at, failures=0, last_error=None, at_once=True)
 
 
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
@@ -139,14 +142,15 @@ def record(
     return recorded, set(struck)
 
 
-def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None) -> None:
-    """Gives the sync back; a run that was asked for meanwhile makes it due at once."""
+def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None, at_once: bool = False) -> None:
+    """Gives the sync back. `at_once`: a run that was asked for meanwhile makes it due now; a job that has to wait,
+    for the budget or after a failure, waits all the same."""
     try:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)  # a run that is asked for now waits for us, and is then due
             kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
             waiting = state.unfinished(tx, job.account_id, kinds)
-            if waiting is not None and waiting.status == "queued" and not failures:
+            if at_once and waiting is not None and waiting.status == "queued":
                 due_at = min(due_at, job.now())
             due.settle(tx, job.lease, due_at=due_at, failures=failures, last_error=last_error, **job.values)
     except LeaseLostError:

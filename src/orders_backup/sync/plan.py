@@ -93,11 +93,16 @@ def overlapped(cursor: str) -> str:
     return str(max(int(cursor) - int(OVERLAP.total_seconds() * 1_000_000), 0))
 
 
-def is_gap(cursor: str, *, now: datetime) -> bool:
-    """Whether the journal may have dropped events between this cursor and the oldest it still has."""
+def is_gap(cursor: str, *, followed_at: datetime | None, now: datetime) -> bool:
+    """Whether the journal may have dropped events between this cursor and the oldest it still has.
+
+    An old cursor alone is none: a seller to whom nothing happens keeps his. `followed_at`: when the journal was last
+    read to its end.
+    """
     if not cursor.isdigit() or int(cursor) == 0:
         return False
-    return int(cursor) < (now - GAP).timestamp() * 1_000_000
+    is_old = int(cursor) < (now - GAP).timestamp() * 1_000_000
+    return is_old and (followed_at is None or followed_at < now - GAP)
 
 
 def later(cursor: str, event_ids: Iterable[str]) -> str:

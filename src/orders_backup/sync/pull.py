@@ -88,7 +88,7 @@ def _follow(job: Job) -> _Followed:
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         run_id = _asked_for(tx, job)
-        if plan.is_gap(cursor, now=job.now()):
+        if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
             state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)

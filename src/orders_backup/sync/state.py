@@ -28,6 +28,7 @@ class Claimed:
 
     lease: Lease
     cursor: str | None
+    followed_at: datetime | None
     interval: timedelta
 
 
@@ -69,7 +70,8 @@ def claim(tx: Connection, account_id: UUID, kind: str, *, lease: timedelta, inte
         due.settle(tx, claimed, due_at=None)
         return None
     own = account.sync_interval_seconds
-    return Claimed(claimed, _sync(tx, account_id, kind).cursor, timedelta(seconds=own) if own else interval)
+    sync = _sync(tx, account_id, kind)
+    return Claimed(claimed, sync.cursor, sync.succeeded_at, timedelta(seconds=own) if own else interval)
 
 
 def move_cursor(tx: Connection, lease: Lease, *, seen: str | None, cursor: str) -> None:
