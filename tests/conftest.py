@@ -54,6 +54,15 @@ def migrated_template(postgres_url: str) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
+    """A database for a whole module; making one for each test would take most of the time."""
+    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
+        engine = database.connect(url)
+        yield engine
+        engine.dispose()
+
+
 @pytest.fixture
 def make_database(postgres_url: str, migrated_template: str) -> Iterator[Callable[[], str]]:
     """Makes one more migrated, empty database each time it is called, and answers with its URL."""

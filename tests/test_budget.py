@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
-from tests.conftest import _temporary_database
 
 from orders_backup import budget
 from orders_backup import db as database
@@ -37,15 +36,6 @@ class Arrival:
     wanted: int
     priority: Priority = Priority.TOKEN
     refused_by_allegro: bool = False
-
-
-@pytest.fixture(scope="module")
-def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
-    """A database for the whole module; making one for each test would take most of the time."""
-    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
-        engine = database.connect(url)
-        yield engine
-        engine.dispose()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
-from tests.conftest import _temporary_database
 
 from orders_backup import codec as codecs
 from orders_backup import db as database
@@ -72,15 +71,6 @@ def with_canaries(number: int) -> dict[str, Any]:
     order["note"] = {"text": f"{MARK} note of the seller {number}"}
     order["messageToSeller"] = f"{MARK} message to the seller {number}"
     return order
-
-
-@pytest.fixture(scope="module")
-def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
-    """A database for the whole module; making one for each test would take most of the time."""
-    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
-        engine = database.connect(url)
-        yield engine
-        engine.dispose()
 
 
 @pytest.fixture

@@ -17,15 +17,6 @@ from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.tables import metadata, request_budget
 
 
-@pytest.fixture(scope="module")
-def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
-    """A database for the whole module; making one for each test would take most of the time."""
-    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
-        engine = database.connect(url)
-        yield engine
-        engine.dispose()
-
-
 @pytest.fixture
 def db(shared_db: Engine) -> Engine:
     """That database, empty."""

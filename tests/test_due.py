@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from tests.conftest import _temporary_database
 
 from orders_backup import db as database
 from orders_backup import due
@@ -22,15 +20,6 @@ from orders_backup.tables import accounts, syncs
 SECOND = timedelta(seconds=1)
 AT_ONCE = timedelta(0)
 NOW = sa.func.clock_timestamp()
-
-
-@pytest.fixture(scope="module")
-def shared_db(postgres_url: str, migrated_template: str) -> Iterator[Engine]:
-    """A database for the whole module; making one for each test would take most of the time."""
-    with _temporary_database(postgres_url, copy_of=migrated_template) as (_, url):
-        engine = database.connect(url)
-        yield engine
-        engine.dispose()
 
 
 @pytest.fixture

@@ -97,14 +97,6 @@ class DatabaseUnavailableError(OrdersBackupError):
     title = "Database unavailable"
 
 
-class BrokerUnavailableError(OrdersBackupError):
-    """The message broker does not answer; the work stays due in the database."""
-
-    code = "broker_unavailable"
-    status = 503
-    title = "Broker unavailable"
-
-
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 
