@@ -298,9 +298,11 @@ order_versions = sa.Table(
     sa.Column("sha256", sa.LargeBinary, nullable=False),
     sa.Column("dictionary_id", sa.SmallInteger),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("replaced_seen_at", Instant),
 )
 """Every version, byte for byte: `body` is zstd of the wire bytes, `sha256` and `size` are of the bytes themselves.
-`version` counts in the order of storing; `read_at` tells which moment it shows."""
+`version` counts in the order of storing; `read_at` tells which moment it shows. `replaced_seen_at`: when the version
+that this one replaced was seen last, so that a late reading from before that moment is not taken for what followed."""
 
 unreadable_orders = sa.Table(
     "unreadable_orders",

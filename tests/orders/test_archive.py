@@ -367,6 +367,17 @@ def test_there_and_back_again_keeps_three_versions_when_the_first_comes_late(sho
     assert shop.versions("order-1") == [(moment(1), A), (moment(2), B), (moment(3), A)]
 
 
+@pytest.mark.parametrize("seconds", [(1, 6, 9, 2), (1, 6, 9, 7, 2), (1, 6, 9, 8, 7, 2)])
+def test_a_state_confirmed_after_a_late_reading_is_shown_from_then_on(shop: Shop, seconds: tuple[int, ...]) -> None:
+    shop.read((seconds[0], A))
+    shop.read((seconds[1], A))
+    for number, second in enumerate(seconds[2:]):
+        shop.read((second, order("order-1", status=f"S{number}")))
+    with database.transaction(shop.db) as tx:
+        shown = {at: history.at(tx, Codec(), shop.account_id, "order-1", moment(at)).status for at in (1, 2, 6)}
+    assert shown == {1: "A", 2: f"S{len(seconds) - 3}", 6: "A"}
+
+
 # Merged orders: a new form takes over the line items of an old one, which answers 404 from then on
 
 

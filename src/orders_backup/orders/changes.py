@@ -64,19 +64,24 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A version as a late reading is compared with it."""
+    """A moment at which the archive knows what an order looked like: a reading that made version `version`, or one
+    that found that version unchanged (`confirms`)."""
 
     read_at: datetime
     sha256: bytes
+    version: int
+    confirms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """What a late reading adds. `returns`: after it the order was seen again as the head has it, and the head's
-    bytes have to be a version once more, or the past would show the late one where the head was confirmed."""
+    """What a late reading adds. `follows`: what was seen before it. `returns`: after it the order was seen again as a
+    version we hold, and that one's bytes have to be a version once more, or the past would show the late one where
+    another was confirmed."""
 
     is_news: bool
-    returns: bool
+    follows: Kept | None = None
+    returns: Kept | None = None
 
 
 def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
@@ -96,11 +101,11 @@ def judge(head: Head | None, reading: Reading) -> Verdict:
 
 
 def place(kept: Sequence[Kept], reading: Reading) -> Late:
-    """A late reading shows a state we do not hold if it differs from the versions just before and after it."""
+    """A late reading shows a state we do not hold if it differs from what was seen just before and just after it."""
     before = max((one for one in kept if one.read_at <= reading.sent_at), key=lambda one: one.read_at, default=None)
     after = min((one for one in kept if one.read_at > reading.sent_at), key=lambda one: one.read_at, default=None)
     is_news = all(one is None or one.sha256 != reading.sha256 for one in (before, after))
-    return Late(is_news, returns=is_news and after is None)
+    return Late(is_news, before, after if is_news and after is not None and after.confirms else None)
 
 
 def kinds(before: bytes, after: bytes) -> list[str]:
