@@ -140,6 +140,25 @@ def show_version(
     return Response(body, media_type=OCTETS, headers=headers)
 
 
+@router.get("/orders/{order_id}/diff", responses={200: {"model": shapes.Diff}})
+def show_diff(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    since: Annotated[
+        int | None, Query(alias="from", ge=1, le=2**31 - 1, description="The version before `to`.")
+    ] = None,
+    until: Annotated[int | None, Query(alias="to", ge=1, le=2**31 - 1, description="The newest version.")] = None,
+    account_id: AccountId = None,
+) -> Response:
+    """What differs between two versions: a JSON Patch (RFC 6902), each step with a sentence for a person."""
+    runtime = rest.runtime(request)
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        return rest.answer(history.diff(tx, runtime.codec, holder, order_id, since=since, until=until))
+
+
 @router.get("/orders/{order_id}/events", responses={200: {"model": shapes.EventPage}})
 def list_events(
     *,

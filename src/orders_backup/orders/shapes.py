@@ -3,11 +3,12 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, NotRequired
 
 import msgspec
 from pydantic import GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
+from typing_extensions import TypedDict
 
 Document = Annotated[
     msgspec.Raw,
@@ -95,6 +96,34 @@ class Change:
     kinds: list[str]
     cause: str
     stored_at: datetime
+
+
+Operation = TypedDict(
+    "Operation",
+    {
+        "op": str,
+        "path": str,
+        "from": NotRequired[str],
+        "value": NotRequired[Any],
+        "volatile": bool,
+        "sentence": str,
+    },
+)
+"""One operation of a JSON Patch (RFC 6902). `volatile`: a field whose change alone tells nothing (`updatedAt`,
+`revision`); `sentence`: the operation for a person."""
+
+Diff = TypedDict(
+    "Diff",
+    {
+        "account_id": uuid.UUID,
+        "order_id": str,
+        "from": int,
+        "to": int,
+        "kinds": list[str],
+        "operations": list[Operation],
+    },
+)
+"""What turns version `from` of an order into version `to`; no operations where only the bytes differ."""
 
 
 @dataclass(frozen=True, slots=True)
