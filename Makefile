@@ -14,10 +14,7 @@ demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends
 	$(BIN)/python demo/story.py $(if $(ONCE),--once)
 
 test: check ## every check and every test
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/pytest --quiet --numprocesses=3 --dist=loadgroup --cov --cov-report=term
 
 check: setup ## the fast part: format, lint, types, imports
 	$(BIN)/ruff format --check --quiet
