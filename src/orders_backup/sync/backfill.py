@@ -12,7 +12,7 @@ from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
 from orders_backup.sync import job as jobs
-from orders_backup.sync import plan, pull, reconcile, state, windows
+from orders_backup.sync import evidence, plan, pull, reconcile, state, windows
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
@@ -69,7 +69,7 @@ def _finish(job: Job, run_id: UUID) -> datetime:
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        unproven = [window for window in state.windows(tx, job.account_id, run_id) if window.status == "unstable"]
+        unproven = [window for window in evidence.windows(tx, job.account_id, run_id) if window.status == "unstable"]
         error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
         state.finish_run(tx, run_id, error=error, now=now)
         run = state.run(tx, run_id)

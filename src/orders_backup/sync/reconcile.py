@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup.errors import NotFoundError
-from orders_backup.sync import plan, state
+from orders_backup.sync import evidence, plan
 from orders_backup.sync.plan import Window
 from orders_backup.tables import accounts, orders, owed_orders, sync_history, unreadable_orders
 
@@ -79,7 +79,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
     if tx.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id)).one_or_none() is None:
         raise NotFoundError("There is no such account.")
     run = _newest_run(tx, account_id)
-    rows = state.windows(tx, account_id, run.id) if run is not None else []
+    rows = evidence.windows(tx, account_id, run.id) if run is not None else []
     proven = [_proven(row) for row in rows]
     aside, owed = _debts(tx, account_id)
     unreadable = tx.execute(
