@@ -220,9 +220,7 @@ sync_windows = sa.Table(
     sa.CheckConstraint(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),
-    sa.CheckConstraint(
-        "status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"
-    ),
+    sa.CheckConstraint("status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"),
     sa.Index(
         "ix_sync_windows_proven",
         "account_id",

@@ -139,7 +139,9 @@ def _list(client: Client, token: str, filters: Filters, offset: int, limit: int)
     return OrderPage(sent_at, orders, total_count)
 
 
-def _get(client: Client, token: str, path: str, parameters: Mapping[str, str | list[str]] | None = None) -> httpx.Response:
+def _get(
+    client: Client, token: str, path: str, parameters: Mapping[str, str | list[str]] | None = None
+) -> httpx.Response:
     try:
         answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -1,18 +1,18 @@
 """The listing job of one account: history first, then the full syncs and whatever was asked for, run by run."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
-from orders_backup.sync import job as jobs
 from orders_backup.sync import evidence, plan, pull, reconcile, state, windows
+from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
@@ -48,15 +48,26 @@ def _run(job: Job) -> "Row[Any]":
         is_backfilled = state.has_finished(tx, job.account_id, "backfill")
         kinds = state.LISTING_KINDS if is_backfilled else ("backfill",)
         found = state.unfinished(tx, job.account_id, kinds)
-        run_id = found.id if found else state.open_run(tx, job.account_id, "full" if is_backfilled else "backfill")
+        run_id = (
+            found.id
+            if found
+            else state.open_run(tx, job.account_id, _next_kind(tx, job) if is_backfilled else "backfill")
+        )
         run = state.run(tx, run_id)
         if run.status == "queued":
             state.begin_run(tx, run_id, _windows(job, run), account_id=job.account_id, now=job.now())
         return state.run(tx, run_id)
 
 
+def _next_kind(tx: Connection, job: Job) -> str:
+    """A full sync, or after a month the certificate: every order of the year."""
+    proven_at, tried_at = state.certified(tx, job.account_id)
+    is_due = plan.is_certificate_due(job.account_id, proven_at=proven_at, tried_at=tried_at, now=job.now())
+    return "reconcile" if is_due else "full"
+
+
 def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
-    now = datetime.fromtimestamp(int(job.now().timestamp() * 1000) / 1000, UTC)  # Allegro counts milliseconds
+    now = plan.in_milliseconds(job.now())
     if run.kind == "backfill":
         return plan.whole(now - plan.SETTLED)
     if run.kind == "full" and run.range_from is None and run.range_to is None:

@@ -69,7 +69,7 @@ def _parts(tx: Connection, question: Listing, present: int) -> list[Window]:
 
 
 def _halve(question: Listing, parts: list[Window]) -> None:
-    """Asks for the newer half's count; what is left of the whole is the older one's, and tells whether to look there."""
+    """Asks for the newer half's count; the rest of the whole is the older one's, and tells whether to look there."""
     job, window, (newer, older) = question.job, question.window, parts
     started_at = job.now()
     total = listing.ask(question, 0, limit=1, window=newer).total_count

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil, log2
 from uuid import UUID
 
+from orders_backup.accounts import warnings
 from orders_backup.allegro import horizon
 from orders_backup.allegro.wire import Event
 
@@ -115,6 +116,11 @@ def is_gap(cursor: str, *, followed_at: datetime | None, now: datetime) -> bool:
     return is_old and (followed_at is None or followed_at < now - GAP)
 
 
+def is_gap_near(*, followed_at: datetime | None, now: datetime) -> bool:
+    """Whether the journal was not followed for so long that events may soon be dropped unread."""
+    return followed_at is not None and now - followed_at > warnings.GAP_NEAR
+
+
 def later(cursor: str, event_ids: Iterable[str]) -> str:
     """The greatest of these ids: they are numbers of any length."""
     return max([cursor, *event_ids], key=lambda event_id: (int(event_id) if event_id.isdigit() else -1, event_id))
@@ -171,6 +177,11 @@ def full(now: datetime) -> list[Window]:
     """The regular full sync: recent purchases order by order, the rest of the year by count."""
     until, recent = now - SETTLED, now - RECENT
     return [Window(recent, until, "ids"), Window(now - REACH, recent, "count")]
+
+
+def in_milliseconds(moment: datetime) -> datetime:
+    """The moment as Allegro counts it."""
+    return datetime.fromtimestamp(int(moment.timestamp() * 1000) / 1000, UTC)
 
 
 def months(since: datetime, until: datetime) -> list[Window]:

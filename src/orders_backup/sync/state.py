@@ -189,6 +189,42 @@ def has_finished(tx: Connection, account_id: UUID, kind: str) -> bool:
     return tx.execute(query.limit(1)).one_or_none() is not None
 
 
+def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:
+    """When the newest run of this kind that ended was begun; None where there is none."""
+    table = sync_history.c
+    query = sa.select(table.started_at).where(table.account_id == account_id, table.kind == kind)
+    query = query.where(table.finished_at.is_not(None)).order_by(table.requested_at.desc()).limit(1)
+    found: datetime | None = tx.execute(query).scalar_one_or_none()
+    return found
+
+
+def certified(tx: Connection, account_id: UUID) -> tuple[datetime | None, datetime | None]:
+    """When a run that lists the whole year order by order last succeeded, and when one last ended."""
+    table = sync_history.c
+    succeeded = sa.func.max(table.finished_at).filter(table.status == "succeeded")
+    query = sa.select(succeeded, sa.func.max(table.finished_at)).where(
+        table.account_id == account_id,
+        table.kind.in_(("backfill", "reconcile")),
+        table.range_from.is_(None),
+        table.range_to.is_(None),
+    )
+    row = tx.execute(query).one()
+    return row[0], row[1]
+
+
+def has_swept(tx: Connection, account_id: UUID, *, from_before: datetime, since: datetime) -> bool:
+    """Whether a sweep that began since then compared purchases from before this moment, and succeeded."""
+    table = sync_history.c
+    query = sa.select(table.id).where(
+        table.account_id == account_id,
+        table.requested_at >= since,
+        table.kind == "sweep",
+        table.status == "succeeded",
+        table.range_from < from_before - timedelta(days=1),
+    )
+    return tx.execute(query.limit(1)).one_or_none() is not None
+
+
 def begin_run(tx: Connection, run_id: UUID, windows: Sequence[Window], *, account_id: UUID, now: datetime) -> None:
     """From queued to running, with the windows it has to prove."""
     table = sync_history.c

@@ -189,9 +189,7 @@ def _restart(tx: Connection, question: Listing, note: str) -> None:
     log.warning("window_restarted", account_id=str(question.job.account_id), attempts=attempts, note=note)
 
 
-def _record(
-    tx: Connection, question: Listing, readings: Sequence[Reading | Unreadable], *, repeated: int = 0
-) -> int:
+def _record(tx: Connection, question: Listing, readings: Sequence[Reading | Unreadable], *, repeated: int = 0) -> int:
     """Stores a page's orders; what a net finds missing or changed is counted on the window and as its catch.
 
     How many of the rows cannot be placed in any window, for want of an id or a purchase time. The first `repeated`
