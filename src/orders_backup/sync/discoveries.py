@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
-from orders_backup.sync import nets
-from orders_backup.tables import discoveries, syncs, warnings_given
+from orders_backup.sync import nets, state
+from orders_backup.tables import discoveries, warnings_given
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,7 @@ def note_found(
     """Adds what a page brought that the archive did not have, and of which the journal should have told."""
     if not recorded.new_ids and not recorded.changed_ids:
         return
-    query = sa.select(syncs.c.succeeded_at).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
-    followed_at = tx.execute(query).scalar_one_or_none()
+    followed_at = state.followed_at(tx, account_id)
     facts = {one.facts.order_id: one.facts for one in readings if isinstance(one, Reading)}
     for what, ids in (("missing", recorded.new_ids), ("changed", recorded.changed_ids)):
         caught = [one for one in set(ids) if nets.is_caught(facts[one].updated_at, followed_at=followed_at)]

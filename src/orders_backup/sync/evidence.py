@@ -125,6 +125,17 @@ def owe_unlisted(tx: Connection, window: "Row[Any]", *, cause: str, now: datetim
     return tx.execute(query, {**_window_of(window), "cause": cause, "now": now}).rowcount
 
 
+def contradicted(tx: Connection, window: "Row[Any]") -> int:
+    """How many of our orders that Allegro did not list in a verified window were read since, by themselves, and are
+    not gone: then its list was not whole, whatever it counted."""
+    query = sa.text(f"""
+        SELECT count(*) FILTER (WHERE stored_at < :checked AND read_at >= :started) FROM orders
+         WHERE {_OURS} AND gone_at IS NULL
+    """)
+    present = tx.execute(query, {**_window_of(window), "checked": window.checked_at}).scalar_one()
+    return max(int(present) - int(window.stored or 0), 0)
+
+
 def held(tx: Connection, account_id: UUID, *, since: datetime, statuses: Sequence[str]) -> int:
     """How many of our orders bought since then are in one of these fulfilment statuses."""
     query = sa.text("""

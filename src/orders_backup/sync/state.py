@@ -105,6 +105,12 @@ def journal_cursor(tx: Connection, account_id: UUID) -> str | None:
     return tx.execute(query).scalar_one_or_none()
 
 
+def followed_at(tx: Connection, account_id: UUID) -> datetime | None:
+    """When the journal was last read to its end; None where it never was."""
+    query = sa.select(syncs.c.succeeded_at).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
+    return tx.execute(query).scalar_one_or_none()
+
+
 def make_journal_due(tx: Connection, account_id: UUID) -> None:
     """Debts are paid by the journal's job: it is due now."""
     due.make_due(tx, syncs, {"account_id": account_id, "kind": "journal"})

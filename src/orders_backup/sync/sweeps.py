@@ -83,7 +83,7 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
     """Everything with a younger `updatedAt` than the sweeps before had reached, oldest change first.
 
     Each page begins where the one before ended, by its moment and not by an offset: what changes meanwhile moves to
-    the end of the list and is met again there. False where the slice ended first.
+    the end of the list and is met again there. Only the last page makes it enough. False where the slice ended first.
     """
     enough = run.started_at - nets.OVERLAP
     with database.transaction(job.runtime.db) as tx:
@@ -113,8 +113,8 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
         newest = max((one for one in map(_updated_at, readings) if one is not None), default=since)
         is_last = offset + len(readings) >= page.total_count
         since, offset = (newest, 0) if newest > since else (since, offset + len(readings))
-        swept_to = max(since, enough) if is_last else since
-        _remember(job, min(swept_to, enough))
+        swept_to = enough if is_last else min(since, enough - plan.MILLISECOND)
+        _remember(job, swept_to)
     return True
 
 
