@@ -16,7 +16,7 @@ from orders_backup.tables import orders
 
 LIST = "/order/checkout-forms"
 MANY = 100_000
-NEIGHBOURS = 500
+NEIGHBOURS = 2_000
 
 
 def lists(shop: Shop) -> int:
