@@ -71,4 +71,5 @@ def since(tx: Connection, account_id: UUID, day: date) -> list[Discovery]:
 def is_first_today(tx: Connection, account_id: UUID, code: str, *, now: datetime) -> bool:
     """Whether this warning was not given yet today; from now on it is."""
     row: dict[str, Any] = {"account_id": account_id, "code": code, "day": now.date()}
-    return tx.execute(insert(warnings_given).values(row).on_conflict_do_nothing()).rowcount == 1
+    statement = insert(warnings_given).values(row).on_conflict_do_nothing().returning(warnings_given.c.code)
+    return tx.execute(statement).one_or_none() is not None
