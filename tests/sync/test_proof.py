@@ -144,24 +144,22 @@ def test_a_status_changed_on_an_old_order_is_found_by_the_certificate(level: Sho
 
 
 def test_a_certificate_that_failed_is_tried_again_after_a_day_and_full_syncs_go_on() -> None:
-    due = [
-        plan.is_certificate_due(UUID(int=0), proven_at=NOW - 31 * DAY, tried_at=NOW - timedelta(hours=hours), now=NOW)
-        for hours in (1, 23, 25)
-    ]
-    assert due == [False, False, True]
+    due_at = plan.certificate_due_at(UUID(int=0), proven_at=NOW - 31 * DAY, tried_at=NOW)
+    assert due_at == NOW + DAY
 
 
 def test_certificates_of_accounts_are_spread_over_two_days() -> None:
-    moments = [NOW + timedelta(hours=hours) for hours in range(24 * 27, 24 * 31)]
+    found = {plan.certificate_due_at(UUID(int=number), proven_at=NOW, tried_at=NOW) for number in range(1000)}
+    assert len(found) == 1000
+    assert min(found) > NOW + 28 * DAY
+    assert max(found) == NOW + 30 * DAY
 
-    def due_at(number: int) -> datetime:
-        account = UUID(int=number)
-        return next(now for now in moments if plan.is_certificate_due(account, proven_at=NOW, tried_at=NOW, now=now))
 
-    found = {due_at(number) for number in range(0, 1000, 20)}
-    assert len(found) > 40
-    assert min(found) > NOW + 27 * DAY
-    assert max(found) <= NOW + plan.CERTIFICATE_EVERY
+def test_a_long_interval_does_not_put_the_certificate_off(level: Shop) -> None:
+    level.change("UPDATE accounts SET sync_interval_seconds = 31536000")
+    level.work_on_listing()
+    due_in = level.value("SELECT due_at - clock_timestamp() FROM syncs WHERE kind = 'listing'")
+    assert timedelta(days=27) < due_in <= timedelta(days=30)
 
 
 # Warnings in the log

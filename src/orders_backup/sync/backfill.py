@@ -61,9 +61,12 @@ def _run(job: Job) -> "Row[Any]":
 
 def _next_kind(tx: Connection, job: Job) -> str:
     """A full sync, or after a month the certificate: every order of the year."""
+    return "reconcile" if _certificate_due_at(tx, job) <= job.now() else "full"
+
+
+def _certificate_due_at(tx: Connection, job: Job) -> datetime:
     proven_at, tried_at = state.certified(tx, job.account_id)
-    is_due = plan.is_certificate_due(job.account_id, proven_at=proven_at, tried_at=tried_at, now=job.now())
-    return "reconcile" if is_due else "full"
+    return plan.certificate_due_at(job.account_id, proven_at=proven_at, tried_at=tried_at)
 
 
 def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
@@ -85,6 +88,7 @@ def _finish(job: Job, run_id: UUID) -> datetime:
         state.finish_run(tx, run_id, error=error, now=now)
         run = state.run(tx, run_id)
         another = state.unfinished(tx, job.account_id, state.LISTING_KINDS)
+        due_at = min(now + job.interval, _certificate_due_at(tx, job))
         has_debts = state.next_owed_at(tx, job.account_id) is not None
         if has_debts:
             state.make_journal_due(tx, job.account_id)
@@ -103,4 +107,4 @@ def _finish(job: Job, run_id: UUID) -> datetime:
     if another is not None and error is None:
         return now
     job.values = {} if error else {"succeeded_at": now}
-    return now + (plan.backoff(job.lease.failures + 5) if error else job.interval)
+    return now + plan.backoff(job.lease.failures + 5) if error else max(due_at, now)

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection, Row
 
@@ -77,11 +78,11 @@ def caught(tx: Connection, window: "Row[Any]", recorded: Recorded, *, unplaced: 
     update_window(tx, window, **values)
 
 
-def add_listed(tx: Connection, window: "Row[Any]", order_ids: Sequence[str]) -> None:
-    """Adds the ids of a page to the window's fingerprint."""
-    query = sa.text("SELECT coalesce(sum(hashtextextended(id, 0)::numeric), 0) FROM unnest(CAST(:ids AS text[])) AS id")
-    added = tx.execute(query, {"ids": list(order_ids)}).scalar_one()
-    update_window(tx, window, fingerprint=sync_windows.c.fingerprint + added)
+def fingerprint_with(order_ids: Sequence[str]) -> "sa.ColumnElement[Any]":
+    """The window's fingerprint, and these ids added to it."""
+    ids = sa.func.unnest(sa.literal(list(order_ids), pg.ARRAY(sa.Text))).column_valued("id")
+    hashes = sa.func.sum(sa.cast(sa.func.hashtextextended(ids, 0), sa.Numeric))
+    return sync_windows.c.fingerprint + sa.select(sa.func.coalesce(hashes, 0)).scalar_subquery()
 
 
 def update_window(tx: Connection, window: "Row[Any]", **values: Any) -> None:

@@ -159,13 +159,10 @@ def is_doubtful(*, present: int, unlisted: int) -> bool:
     return unlisted > FEW_LOST and unlisted * 2 > present
 
 
-def is_certificate_due(
-    account_id: UUID, *, proven_at: datetime | None, tried_at: datetime | None, now: datetime
-) -> bool:
-    """Whether the whole year has to be listed again. `proven_at`: when that last succeeded, `tried_at`: last ended."""
-    if proven_at is None or now >= proven_at + CERTIFICATE_EVERY - SPREAD * (account_id.int % 1000 / 1000):
-        return tried_at is None or now >= tried_at + CERTIFICATE_AGAIN
-    return False
+def certificate_due_at(account_id: UUID, *, proven_at: datetime | None, tried_at: datetime | None) -> datetime:
+    """When the whole year has to be listed again. `proven_at`: when that last succeeded, `tried_at`: last ended."""
+    due_at = proven_at + CERTIFICATE_EVERY - SPREAD * (account_id.int % 1000 / 1000) if proven_at else BEGINNING
+    return max(due_at, tried_at + CERTIFICATE_AGAIN) if tried_at else due_at
 
 
 def whole(now: datetime) -> list[Window]:

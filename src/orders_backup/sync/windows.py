@@ -121,13 +121,14 @@ def _take(
         _restart(tx, question, wrong)
         return
     fresh = [listing.order_id(one) or "" for one in readings[repeated:] if listing.is_placed(one)]
-    evidence.add_listed(tx, window, fresh)
+    found: dict[str, Any] = {"fingerprint": evidence.fingerprint_with(fresh)}
     reached = offset + len(page.orders)
     if reached >= page.total_count:
+        evidence.update_window(tx, window, **found)
         _prove(tx, _as_it_is(tx, question), listed=reached, set_aside=window.set_aside + unplaced)
     else:
         last = listing.order_id(readings[-1]) or ""
-        evidence.update_window(tx, window, next_offset=reached - 1, listed=reached, last_order_id=last)
+        evidence.update_window(tx, window, **found, next_offset=reached - 1, listed=reached, last_order_id=last)
 
 
 def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) -> None:
