@@ -7,9 +7,9 @@ import httpx
 import pytest
 from tests.shop import PLENTY, Shop
 
+from allegro_simulator import shelf
 from allegro_simulator.transport import WorldTransport
 from orders_backup import runtime as runtimes
-from orders_backup.runtime import Runtime
 from orders_backup.sync import plan
 
 LIST = "/order/checkout-forms"
@@ -65,14 +65,21 @@ class Meddled(httpx.BaseTransport):
 
 
 @pytest.fixture
-def meddled(level: Shop) -> Iterator[Meddled]:
-    """Between the level shop and the simulator."""
-    urls = {"allegro_api_url": level.world.base_url, "allegro_auth_url": level.world.base_url}
-    settings = level.runtime.settings.model_copy(update={**urls, **PLENTY})
-    transport = Meddled(WorldTransport(level.world))
-    level.runtime = runtimes.build(settings, transport=transport)
-    yield transport
-    level.runtime.close()
+def meddle() -> Iterator[Callable[[Shop], Meddled]]:
+    """Puts itself between a shop and the simulator."""
+    built = []
+
+    def between(shop: Shop) -> Meddled:
+        urls = {"allegro_api_url": shop.world.base_url, "allegro_auth_url": shop.world.base_url}
+        settings = shop.runtime.settings.model_copy(update={**urls, **PLENTY})
+        transport = Meddled(WorldTransport(shop.world))
+        shop.runtime = runtimes.build(settings, transport=transport)
+        built.append(shop.runtime)
+        return transport
+
+    yield between
+    for runtime in built:
+        runtime.close()
 
 
 def without_and_twice(answer: httpx.Response, missing: str) -> httpx.Response:
@@ -86,11 +93,12 @@ def without_and_twice(answer: httpx.Response, missing: str) -> httpx.Response:
     return httpx.Response(200, headers={"content-type": answer.headers["content-type"]}, json=document)
 
 
-def test_an_order_read_another_way_does_not_hide_one_that_was_left_out(level: Shop, meddled: Meddled) -> None:
+def test_an_order_read_another_way_does_not_hide_one_that_was_left_out(
+    level: Shop, meddle: Callable[[Shop], Meddled]
+) -> None:
     """The page names one order twice and another not at all; meanwhile an order was read that the list does not name.
     All numbers are right, and the window is not."""
-    shelf = level.world.orders(level.seller_id)
-    missing, other = shelf[100], shelf[101]
+    missing, other = level.world.orders(level.seller_id)[100:102]
     for table in ("orders", "order_versions"):
         level.change(f"DELETE FROM {table} WHERE order_id = :order", order=missing)
 
@@ -105,36 +113,33 @@ def test_an_order_read_another_way_does_not_hide_one_that_was_left_out(level: Sh
         )
         return without_and_twice(answer, missing)
 
-    meddled.after = after
+    meddle(level).after = after
     level.sweep("reconcile")
     assert not level.certificate().complete
     assert state_of(level) != "succeeded" or level.versions(missing)
 
 
-def test_rows_that_move_between_pages_are_noticed_although_all_counts_are_right(level: Shop, meddled: Meddled) -> None:
+def test_rows_that_move_between_pages_are_noticed_although_all_counts_are_right(
+    shop: Shop, meddle: Callable[[Shop], Meddled]
+) -> None:
     """Between two pages one order leaves the list before the boundary and another enters it behind: the order at the
-    boundary is on neither page, and every count is right."""
-    shelf = level.world.orders(level.seller_id)
-    missing, leaving = shelf[100], shelf[50]
-    for table in ("orders", "order_versions"):
-        level.change(f"DELETE FROM {table} WHERE order_id = :order", order=missing)
-    simulated = level.world._state.sellers[level.seller_id].shelf
-    seen: list[str] = []
+    boundary would be on neither page, and every count is right."""
+    missing, leaving = shop.world.orders(shop.seller_id)[100], shop.world.orders(shop.seller_id)[50]
+    moved: list[str] = []
 
     def before(request: httpx.Request) -> None:
-        if request.url.path == LIST and request.url.params.get("offset", "0") != "0" and not seen:
-            seen.append("moved")
-            gone = next(order for order in simulated.bought if order.id == leaving)
-            simulated.bought.remove(gone)
-            gone.bought = simulated.bought[-1].bought - 1
-            simulated.bought.insert(len(simulated.bought) - 1, gone)
-            simulated.generation += 1
+        if request.url.path == LIST and request.url.params.get("offset", "0") != "0" and not moved:
+            moved.append(leaving)
+            gone = shop.world._state.forms[leaving]
+            gone.gone = True
+            shelf.remove(shop.world._state.sellers[shop.seller_id].shelf, gone)
+            shop.world.buys(shop.seller_id)
 
-    meddled.before = before
-    level.change("UPDATE sync_history SET finished_at = finished_at - interval '1 min'")
-    level.sweep("reconcile")
-    level.sweep("full")
-    assert level.versions(missing) or not level.certificate().complete
+    meddle(shop).before = before
+    shop.backfill()
+    assert moved
+    assert shop.versions(missing) == [shop.world.body(missing)]
+    assert shop.value("SELECT max(attempts) FROM sync_windows") == 1
 
 
 def test_an_empty_list_is_believed_only_the_second_time_and_never_where_the_orders_are_still_there(level: Shop) -> None:
@@ -160,9 +165,8 @@ def test_one_empty_answer_costs_one_more_reading_and_no_debts(make_shop: Callabl
     assert shop.certificate().complete
 
 
-def test_a_full_sync_compares_recent_orders_by_their_ids(online: Runtime, level: Shop) -> None:
+def test_a_full_sync_compares_recent_orders_by_their_ids(level: Shop) -> None:
     """One missing and one too many in the last month: the counts agree, the ids do not."""
-    del online
     missing = level.world.orders(level.seller_id)[-1]
     for table in ("orders", "order_versions"):
         level.change(f"DELETE FROM {table} WHERE order_id = :order", order=missing)
