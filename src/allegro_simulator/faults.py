@@ -18,7 +18,7 @@ class Planned:
 
     params: `code`, `body` ("json"|"html"), `variant` ("client"|"resource"), `retry_after` for status;
     `seconds` for slow; `keep` (0..1) for truncated; `delta` for wrong_total; `names` for ignored_filter;
-    `by` (rows) for shifted_page.
+    `by` (rows) and `delta` (of totalCount) for shifted_page.
     """
 
     kind: str

@@ -58,7 +58,7 @@ def _distortion(planned: Planned) -> Distortion:
     if planned.kind == "ignored_filter":
         return Distortion(ignored=frozenset(params.get("names", ())))
     if planned.kind == "shifted_page":
-        return Distortion(shift=int(params.get("by", 1)))
+        return Distortion(shift=int(params.get("by", 1)), total_delta=int(params.get("delta", 0)))
     return Distortion()
 
 

@@ -31,6 +31,7 @@ class Priority(Enum):
 
     TOKEN = 0.0
     LIVE = 0.05
+    OPEN_ORDERS = 0.15
     RECONCILE = 0.3
     BACKFILL = 0.5
 

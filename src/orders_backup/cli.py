@@ -328,12 +328,17 @@ def _print_certificate(found: "Certificate") -> None:
         typer.echo(f"  open: {question}")
     if found.checked_at:
         typer.echo(f"Checked {found.checked_at:%Y-%m-%d %H:%M:%S} UTC by a {found.kind} run {found.run_id}")
+    if found.ids_checked_at:
+        typer.echo(f"All of the year order by order: {found.ids_checked_at:%Y-%m-%d %H:%M:%S} UTC")
     for window in found.windows:
         span = f"{window.window_from:%Y-%m-%d} – {window.window_to:%Y-%m-%d}"
         counts = f"listed {window.listed}, stored {window.stored}, missing {window.missing}"
-        typer.echo(f"  {span}  {window.status}: {counts}" + (f" ({window.note})" if window.note else ""))
+        status = f"{window.status} by {window.method}" if window.status == "verified" else window.status
+        typer.echo(f"  {span}  {status}: {counts}" + (f" ({window.note})" if window.note else ""))
     typer.echo(f"Listed {found.listed}, stored {found.stored}, missing {found.missing}, set aside {found.set_aside}.")
     typer.echo(f"Kept: {found.orders} orders in {found.versions} versions.")
+    for one in found.discoveries:
+        typer.echo(f"Caught by {one.net} in 30 days: {one.orders} {one.what}, last on {one.last_on}")
 
 
 # Shapes and plumbing

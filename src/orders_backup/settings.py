@@ -73,6 +73,7 @@ class Settings(BaseModel):
 
     events_interval: Duration = timedelta(seconds=150)
     sync_interval: Duration = timedelta(hours=6)
+    sweep_interval: Duration = timedelta(hours=1)
     device_flow_timeout: Duration = timedelta(hours=1)
     lease: Duration = timedelta(seconds=45)
 
@@ -115,7 +116,7 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("events_interval", "sync_interval", "device_flow_timeout", "lease")
+    @field_validator("events_interval", "sync_interval", "sweep_interval", "device_flow_timeout", "lease")
     @classmethod
     def _is_positive(cls, value: timedelta) -> timedelta:
         if value < timedelta(seconds=1):

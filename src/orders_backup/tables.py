@@ -135,7 +135,8 @@ account_tokens = sa.Table(
 """The sealed token pair. `intent_at`: a refresh was begun then and its outcome is not yet stored;
 `intent_first_at`: the first of the calls that may have used up the refresh token. `due_at`: refresh then."""
 
-# How level we are: sync/state.py writes syncs, sync_history, sync_windows and owed_orders
+# How level we are: sync/state.py writes syncs, sync_history and owed_orders, sync/evidence.py sync_windows,
+# sync/discoveries.py discoveries and warnings_given
 
 syncs = sa.Table(
     "syncs",
@@ -146,11 +147,12 @@ syncs = sa.Table(
     sa.Column("succeeded_at", Instant),
     sa.Column("lag_seconds", sa.Double),
     *_claimable(),
-    sa.CheckConstraint("kind IN ('journal','listing')", name="kind"),
+    sa.CheckConstraint("kind IN ('journal','listing','sweep')", name="kind"),
     _due_index("syncs"),
 )
-"""The two standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
-`listing` works through windows of /order/checkout-forms. `lag_seconds`: newest event's occurredAt to stored."""
+"""The standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
+`listing` works through windows of /order/checkout-forms, `sweep` looks hourly for what the journal kept silent about;
+its `cursor` is the moment up to which `updatedAt` is swept. `lag_seconds`: newest event's occurredAt to stored."""
 
 sync_history = sa.Table(
     "sync_history",
@@ -172,11 +174,17 @@ sync_history = sa.Table(
     ),
     sa.Column("expected", sa.Integer),
     sa.Column("error", sa.Text),
-    sa.CheckConstraint("kind IN ('backfill','incremental','full','reconcile')", name="kind"),
+    sa.CheckConstraint("kind IN ('backfill','incremental','full','reconcile','sweep')", name="kind"),
     sa.CheckConstraint("status IN ('queued','running','succeeded','failed')", name="status"),
     sa.CheckConstraint("listed = inserted + updated + unchanged + set_aside + gone", name="conservation"),
     sa.Index("ix_sync_history_account_id_requested_at", "account_id", "requested_at"),
     sa.Index("ix_sync_history_open", "account_id", postgresql_where=sa.text("finished_at IS NULL")),
+    sa.Index(
+        "ix_sync_history_covering",
+        "account_id",
+        "requested_at",
+        postgresql_where=sa.text("kind IN ('backfill', 'reconcile')"),
+    ),
 )
 """One run of a sync with its counts. `expected`: how many orders Allegro says there are, once known."""
 
@@ -187,6 +195,7 @@ sync_windows = sa.Table(
     sa.Column("run_id", pg.UUID(as_uuid=True), sa.ForeignKey("sync_history.id"), primary_key=True),
     sa.Column("window_from", Instant, primary_key=True),
     sa.Column("window_to", Instant, primary_key=True),
+    sa.Column("fulfillment", sa.Text, primary_key=True, server_default=""),
     sa.Column("method", sa.Text, nullable=False),
     sa.Column("depth", sa.Integer, nullable=False, server_default="0"),
     sa.Column("status", sa.Text, nullable=False, server_default="open"),
@@ -196,6 +205,8 @@ sync_windows = sa.Table(
     sa.Column("next_offset", sa.Integer, nullable=False, server_default="0"),
     sa.Column("total_count", sa.Integer),
     sa.Column("listed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("fingerprint", sa.Numeric, nullable=False, server_default="0"),
+    sa.Column("last_order_id", AllegroId),
     sa.Column("found_missing", sa.Integer, nullable=False, server_default="0"),
     sa.Column("found_changed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("stored", sa.Integer),
@@ -209,10 +220,19 @@ sync_windows = sa.Table(
     sa.CheckConstraint(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),
+    sa.CheckConstraint("status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"),
+    sa.Index(
+        "ix_sync_windows_proven",
+        "account_id",
+        "checked_at",
+        postgresql_where=sa.text("status = 'verified' AND fulfillment = ''"),
+    ),
 )
 """A half-open window of purchase time [from, to) and what was found in it. `total_count` is Allegro's, `stored`
 ours of what Allegro lists; `set_aside`: rows without a usable id or purchase time; `unlisted`: ours that Allegro no
-longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one."""
+longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one.
+`fulfillment`: only orders of these fulfilment statuses, with commas between; empty: of any. `fingerprint`: the sum of
+the hashes of the ids listed so far; `last_order_id`: with which the next page has to begin."""
 
 owed_orders = sa.Table(
     "owed_orders",
@@ -232,6 +252,30 @@ owed_orders = sa.Table(
 )
 """Orders that have to be read: an event, a sweep or a merge named them. A row leaves only in the transaction
 that stores a reading requested after `owed_at`, or that records the order as gone."""
+
+discoveries = sa.Table(
+    "discoveries",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("net", sa.Text, primary_key=True),
+    sa.Column("what", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("orders", sa.Integer, nullable=False),
+    sa.CheckConstraint("net IN ('overlap','updated_sweep','open_sweep','full','certificate')", name="net"),
+    sa.CheckConstraint("what IN ('missing','changed','unlisted')", name="what"),
+    sa.CheckConstraint("orders > 0", name="orders"),
+)
+"""How many orders each net caught on a day (UTC) that the journal had let through: `missing` here, `changed` since we
+read them, or ours and `unlisted` at Allegro. Written in the transaction of the find."""
+
+warnings_given = sa.Table(
+    "warnings_given",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("code", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+)
+"""A warning of an account that was logged on this day (UTC), so that each is logged once a day."""
 
 request_budget = sa.Table(
     "request_budget",

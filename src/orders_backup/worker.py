@@ -29,7 +29,7 @@ from orders_backup.accounts import connect, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, pull, state
+from orders_backup.sync import backfill, pull, state, sweeps
 from orders_backup.tables import account_tokens, device_flows, syncs
 
 QUEUE = "orders-backup"
@@ -38,6 +38,8 @@ WAKE_EVERY_TICKS = 5
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
+SYNCS = {"journal": pull.pull, "listing": backfill.work_on_listing, "sweep": sweeps.sweep}
+"""What each standing job of an account does."""
 TOKENS_AGAIN_AFTER = timedelta(seconds=5)
 """A refresh that a crash interrupted has 60 seconds in all, so its bell is rung again sooner."""
 
@@ -95,8 +97,7 @@ def register(app: Celery, runtime: Runtime) -> None:
 
     @task(name="sync", shared=False)
     def sync(account_id: str, kind: str) -> None:
-        work = pull.pull if kind == "journal" else backfill.work_on_listing
-        _run(f"sync_{kind}", account_id, lambda: work(runtime, UUID(account_id)))
+        _run(f"sync_{kind}", account_id, lambda: SYNCS[kind](runtime, UUID(account_id)))
 
 
 def _run(task: str, account_id: str, work: Callable[[], None]) -> None:

@@ -9,6 +9,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from orders_backup.accounts import facts
+from orders_backup.accounts.warnings import AccountWarning
 from orders_backup.errors import NotFoundError
 from orders_backup.tables import accounts
 
@@ -33,6 +35,7 @@ class Account:
     `user_code`, the two addresses and `expires_at` belong to a device flow that waits for the seller, else null.
     `sync_interval_seconds` null: the service's default. `owed`: orders that still have to be read; `set_aside`:
     those among them that failed too often. `lag_seconds`: from the newest event at Allegro to its storing.
+    `warnings`: what could cost orders if nobody does anything, the gravest first.
     """
 
     id: uuid.UUID
@@ -61,6 +64,7 @@ class Account:
     last_synced_at: datetime | None
     lag_seconds: float | None
     last_error: str | None
+    warnings: list[AccountWarning]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ def get(tx: Connection, account_id: uuid.UUID, *, seen_by: uuid.UUID | None) -> 
     row = tx.execute(_ONE, {"account_id": account_id, "seen_by": seen_by}).mappings().one_or_none()
     if row is None:
         raise _missing(account_id)
-    return _account(dict(row))
+    return _account(dict(row), facts.warnings_of(tx, [account_id]))
 
 
 def page(
@@ -165,7 +169,9 @@ def page(
         "after_id": after.id if after else None,
         "limit": limit + 1,
     }
-    found = [_account(dict(row)) for row in tx.execute(_LIST, values).mappings()]
+    rows = [dict(row) for row in tx.execute(_LIST, values).mappings()]
+    warnings = facts.warnings_of(tx, [row["id"] for row in rows])
+    found = [_account(row, warnings) for row in rows]
     last = found[limit - 1] if len(found) > limit else None
     return found[:limit], Position(last.created_at, last.id) if last else None
 
@@ -177,10 +183,11 @@ def progress(state: str, listed: int, expected: int | None) -> float | None:
     return None if expected is None else min(1.0, listed / expected)
 
 
-def _account(row: dict[str, Any]) -> Account:
+def _account(row: dict[str, Any], warnings: dict[uuid.UUID, list[AccountWarning]]) -> Account:
     state: BackfillState = row.pop("backfill_state") or "none"
     listed, expected = row.pop("backfill_listed") or 0, row.pop("backfill_expected")
-    return Account(**row, backfill=Backfill(state, progress(state, listed, expected), listed, expected))
+    backfill = Backfill(state, progress(state, listed, expected), listed, expected)
+    return Account(**row, backfill=backfill, warnings=warnings[row["id"]])
 
 
 def _missing(account_id: uuid.UUID) -> NotFoundError:

@@ -1,6 +1,6 @@
 """Allegro's REST API: one function per question, each one HTTP call, its failures in our words. No retries here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +26,9 @@ RESULT_CAP = 10_000
 """offset + limit may not exceed this, whatever totalCount says (Allegro's OpenAPI file)."""
 EVENTS_LIMIT = 1000
 """Most events a journal page holds (Allegro's OpenAPI file)."""
+
+Filters = dict[str, str | list[str]]
+"""Parameters of a request; a list is a parameter that is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,19 @@ def events(client: Client, token: str, *, after: str) -> EventPage:
 
 
 def orders_bought(
-    client: Client, token: str, *, since: datetime, until: datetime, offset: int, limit: int
+    client: Client,
+    token: str,
+    *,
+    since: datetime,
+    until: datetime,
+    offset: int,
+    limit: int,
+    fulfillment: Sequence[str] = (),
 ) -> OrderPage:
-    """Orders whose latest line item was bought in [since, until), oldest first."""
-    filters = {"lineItems.boughtAt.gte": _moment(since), "lineItems.boughtAt.lte": _last_before(until)}
+    """Orders whose latest line item was bought in [since, until), oldest first; `fulfillment`: of these statuses."""
+    filters: Filters = {"lineItems.boughtAt.gte": _moment(since), "lineItems.boughtAt.lte": _last_before(until)}
+    if fulfillment:
+        filters["fulfillment.status"] = list(fulfillment)
     return _list(client, token, filters | {"sort": "lineItems.boughtAt"}, offset, limit)
 
 
@@ -120,14 +132,16 @@ def order(client: Client, token: str, order_id: str) -> OneOrder:
     return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}").content)
 
 
-def _list(client: Client, token: str, filters: dict[str, str], offset: int, limit: int) -> OrderPage:
+def _list(client: Client, token: str, filters: Filters, offset: int, limit: int) -> OrderPage:
     sent_at = client.now()
-    parameters = {**filters, "offset": str(offset), "limit": str(limit)}
+    parameters: Filters = {**filters, "offset": str(offset), "limit": str(limit)}
     orders, total_count = wire.order_page(_get(client, token, "/order/checkout-forms", parameters).content)
     return OrderPage(sent_at, orders, total_count)
 
 
-def _get(client: Client, token: str, path: str, parameters: Mapping[str, str] | None = None) -> httpx.Response:
+def _get(
+    client: Client, token: str, path: str, parameters: Mapping[str, str | list[str]] | None = None
+) -> httpx.Response:
     try:
         answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:

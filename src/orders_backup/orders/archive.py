@@ -27,7 +27,8 @@ from orders_backup.tables import order_changes, order_events, order_versions, or
 class Recorded:
     """How many of the readings were what; their sum is the number of readings.
 
-    `maybe_superseded`: orders that share a line item with a newly stored one, to be read again.
+    `maybe_superseded`: orders that share a line item with a newly stored one, to be read again. `new_ids`,
+    `changed_ids`: the orders behind `inserted` and `updated`.
     """
 
     inserted: int = 0
@@ -35,6 +36,8 @@ class Recorded:
     unchanged: int = 0
     set_aside: int = 0
     maybe_superseded: list[str] = field(default_factory=list)
+    new_ids: list[str] = field(default_factory=list)
+    changed_ids: list[str] = field(default_factory=list)
 
 
 def record(
@@ -53,6 +56,8 @@ def record(
             unchanged=total.unchanged + part.unchanged,
             set_aside=total.set_aside,
             maybe_superseded=total.maybe_superseded + part.maybe_superseded,
+            new_ids=total.new_ids + part.new_ids,
+            changed_ids=total.changed_ids + part.changed_ids,
         )
     return total
 
@@ -157,6 +162,8 @@ def _record_distinct(
         updated=len(changed) + sum(bool(some) for some in late),
         unchanged=len(readings) - len(new) - len(changed) - sum(bool(some) for some in late),
         maybe_superseded=_link_merged(tx, account_id, new) if cause != "backfill" else [],
+        new_ids=[row.reading.facts.order_id for row in new],
+        changed_ids=[reading.facts.order_id for reading, verdict in verdicts if verdict is Verdict.CHANGED],
     )
 
 

@@ -148,8 +148,7 @@ def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None
     try:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)  # a run that is asked for now waits for us, and is then due
-            kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
-            waiting = state.unfinished(tx, job.account_id, kinds)
+            waiting = state.unfinished(tx, job.account_id, state.RUN_KINDS.get(job.kind, ()))
             if at_once and waiting is not None and waiting.status == "queued":
                 due_at = min(due_at, job.now())
             due.settle(tx, job.lease, due_at=due_at, failures=failures, last_error=last_error, **job.values)

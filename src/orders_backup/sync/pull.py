@@ -22,7 +22,7 @@ from orders_backup.errors import (
 from orders_backup.orders import archive
 from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import debts, plan, state
+from orders_backup.sync import alarms, debts, discoveries, plan, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -91,6 +91,8 @@ def _follow(job: Job) -> _Followed:
         if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
             state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
+        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
+            alarms.give(tx, job.account_id, now=job.now())
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
     after = plan.later(plan.overlapped(cursor), [known] if known else [])
     while job.now() < job.ends_at:
@@ -105,6 +107,7 @@ def _follow(job: Job) -> _Followed:
             if new and run_id is None:
                 run_id = _opened(tx, job)
             state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
+            _note_late(tx, job, new, cursor=cursor)
             newest = plan.later(job.cursor or "0", [event.event_id for event in page.events])
             if newest != job.cursor:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
@@ -119,6 +122,14 @@ def _follow(job: Job) -> _Followed:
             raise AllegroAnswerError("Allegro served the same page of the journal again.")
         after = reached
     return _Followed(run_id, job.now())
+
+
+def _note_late(tx: Connection, job: Job, new: Sequence[Event], *, cursor: str) -> None:
+    """Events that became visible below the cursor: only the overlap met them. The first reading ever has no cursor of
+    its own making, and what lies before it is the backfill's."""
+    if job.followed_at is not None:
+        late = {event.order_id for event in new if event.order_id and plan.later(cursor, [event.event_id]) == cursor}
+        discoveries.note(tx, job.account_id, net="overlap", what="changed", orders=len(late), now=job.now())
 
 
 def _note_lag(job: Job, new: Sequence[Event]) -> None:
