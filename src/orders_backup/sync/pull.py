@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -70,8 +70,19 @@ def _finish(job: Job) -> datetime:
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
             log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
-    next_poll = now + job.runtime.settings.events_interval
+        next_poll = now + _interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
+
+
+def _interval(tx: Connection, job: Job, *, now: datetime) -> timedelta:
+    """Until the next poll, by what happened in this journal of late; never longer than until the next full sync."""
+    settings = job.runtime.settings
+    longest = settings.events_interval_longest
+    bounds = plan.interval(settings.events_interval, settings.events_interval_shortest, longest)
+    known = plan.rhythm(state.rhythm(tx, job.account_id), events=job.new_events, since=job.followed_at, now=now)
+    wait = min(plan.poll_after(known, bounds, now=now), max(job.interval, bounds.usual))
+    job.values |= {"event_rate": known.rate, "event_at": known.event_at, "poll_seconds": wait.total_seconds()}
+    return wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,7 @@ def _follow(job: Job) -> _Followed:
 def _note_lag(job: Job, new: Sequence[Event]) -> None:
     """How old the newest of the events beyond the cursor was when it was stored; older ones came by the overlap."""
     beyond = [event for event in new if plan.later(job.cursor or "0", [event.event_id]) != job.cursor]
+    job.new_events += len(beyond)
     moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
         job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)

@@ -30,9 +30,6 @@ SPLIT_AFTER = 2
 ATTEMPTS = 5
 """After so many unsound readings a window is left as unstable, and its run fails."""
 
-BLOCK = 16
-"""Requests taken from the budget at once, where so many pages are known to follow."""
-
 log = structlog.get_logger()
 
 
@@ -107,8 +104,7 @@ def _go_on(listing: Listing) -> None:
     """The next pages, several on the way at once, stored in their order, each in a transaction of its own."""
     job, window = listing.job, listing.window
     offsets = list(range(window.next_offset, window.total_count, client.LIST_LIMIT))
-    permits = job.calls.permits(Route.ORDERS, min(BLOCK, len(offsets)))
-    batch = offsets[: min(permits, jobs.IN_FLIGHT)]
+    batch = offsets[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(offsets)))]
     pages = jobs.side_by_side(batch, partial(_ask, listing))
     for offset, page in zip(batch, pages, strict=True):
         if isinstance(page, OrdersBackupError):
