@@ -34,8 +34,8 @@ RECOVERY = timedelta(hours=1)
 """How long a pace takes to rise from nothing to all of the rate; a fall by half recovers in half of it."""
 SLOWED_ONCE_IN = timedelta(seconds=30)
 """Slow answers that several workers notice at the same time halve the pace once; what comes later is the effect."""
-OWN_SHARE = 0.05
-"""Of every bucket's rate, whatever the more urgent want."""
+OWN_SHARE = 0.055
+"""Of every bucket's rate, whatever the more urgent want: 5 % and a little, because nobody wakes up on the dot."""
 OWN_SHARE_AFTER = 10.0
 """Seconds after which a class of work that had more than its own share comes to it again, at the latest."""
 

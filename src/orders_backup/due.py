@@ -94,7 +94,7 @@ def told(table: sa.Table) -> sa.ColumnElement[bool]:
 
 def held(table: sa.Table) -> sa.ColumnElement[bool]:
     """Whether a worker holds this work."""
-    return table.c.leased_until >= sa.func.clock_timestamp()
+    return sa.func.coalesce(table.c.leased_until >= sa.func.clock_timestamp(), sa.false())
 
 
 def claim(tx: Connection, table: sa.Table, key: Key, *, lease: timedelta) -> Lease | None:

@@ -85,10 +85,10 @@ def ring(tx: Connection, *, slots: int, polls: Bucket) -> list[Key]:
         if lane.name in shared or limit < 1:
             continue
         if lane.name == "live":
-            limit = min(limit, budget.room_in(tx, polls, priority=Priority.LIVE))
+            limit = min(limit, budget.room_in(tx, polls, priority=Priority.TOKEN))
         told = due.ring(tx, syncs, limit=limit, only=[lane.only], first=lane.first)
         if told and lane.name == "live":
-            budget.spend(tx, polls, len(told), priority=Priority.LIVE)
+            budget.spend(tx, polls, len(told), priority=Priority.TOKEN)
         free[lane.within or lane.name] -= len(told)
         rung += told
     return rung
@@ -100,3 +100,12 @@ def _taken(tx: Connection, found: list[Lane]) -> dict[str, int]:
     counts = [sa.func.count().filter(lane.only, told | held if lane.lasting else told) for lane in found]
     row = tx.execute(sa.select(*counts).where(syncs.c.due_at.is_not(None), told | held)).one()
     return {lane.name: count for lane, count in zip(found, row, strict=True)}
+
+
+def somebody_waits(tx: Connection, kind: str) -> bool:
+    """Whether work that lasts, or work that does not, as this kind is, is due and nobody does it."""
+    lasts = syncs.c.kind.in_(LASTING)
+    query = sa.select(syncs.c.account_id).where(
+        lasts if kind in LASTING else ~lasts, syncs.c.due_at <= sa.func.clock_timestamp(), ~due.held(syncs)
+    )
+    return tx.execute(query.limit(1)).one_or_none() is not None

@@ -31,11 +31,13 @@ from orders_backup.orders import archive, changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading
 from orders_backup.runtime import Runtime
-from orders_backup.sync import plan, state
+from orders_backup.sync import dispatch, plan, state
 from orders_backup.sync.plan import Debt
 
 SLICE = timedelta(seconds=20)
 """How long a job works at a stretch; then it is due again at once, so that others get their turn."""
+TURN = timedelta(minutes=2)
+"""How long it goes on, slice after slice, while nobody waits for a turn: coming back costs up to a second of budget."""
 TOKEN_PAUSE = timedelta(seconds=3)
 FORBIDDEN_PAUSE = timedelta(minutes=5)
 
@@ -89,7 +91,7 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
     known = (claimed.cursor, claimed.followed_at, claimed.interval)
     job = Job(runtime, account_id, kind, claimed.lease, *known, ends_at, calls)
     try:
-        due_at = body(job)
+        due_at = _turn(job, body, priority)
     except (BudgetExhaustedError, TokenBusyError) as error:
         retry_at = error.retry_at if isinstance(error, BudgetExhaustedError) else job.now() + TOKEN_PAUSE
         _settle(job, due_at=retry_at, failures=job.lease.failures, last_error=None)
@@ -111,6 +113,21 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
         )
     else:
         _settle(job, due_at=due_at, failures=0, last_error=None, at_once=True)
+
+
+def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> datetime:
+    """Slice after slice, as long as there is more to do at once and nobody waits; the moment to go on after that."""
+    while True:
+        due_at = body(job)
+        now = job.now()
+        if due_at > now or now - job.lease.now > TURN or not job.calls.made:
+            return due_at
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            if dispatch.somebody_waits(tx, job.kind):
+                return due_at
+        job.ends_at = now + SLICE
+        job.calls = Calls(job.runtime, job.account_id, priority=priority)
 
 
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
