@@ -147,7 +147,7 @@ def test_a_backfill_that_takes_all_it_can_leaves_room_to_the_live_sync(limit: in
     while taken := budget.room(bucket, level, now=START, priority=Priority.BACKFILL)[0]:
         level = budget.drained(bucket, level, taken, now=START, priority=Priority.BACKFILL)
     left = {one: budget.room(bucket, level, now=START, priority=one)[0] for one in Priority}
-    assert left[Priority.TOKEN] >= bucket.burst // 2 - 2  # one of its own share, and a microsecond of rounding
+    assert left[Priority.TOKEN] >= bucket.burst // 3 - 2  # one of its own share, and a microsecond of rounding
     assert left[Priority.LIVE] >= 1
     assert left[Priority.BACKFILL] == 0
 
@@ -242,7 +242,7 @@ def test_whoever_is_refused_is_told_the_latest_moment_of_all_buckets(db: Engine)
         take(db, fast, slow)
     with database.transaction(db) as tx:
         wait = refused.value.retry_at - database.clock(tx)
-    assert timedelta(seconds=55) < wait <= timedelta(seconds=62.5)
+    assert timedelta(seconds=55) < wait <= timedelta(seconds=62)
 
 
 def test_one_request_a_minute_is_still_granted_again_and_again(db: Engine) -> None:

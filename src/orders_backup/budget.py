@@ -20,9 +20,9 @@ from orders_backup import db as database
 from orders_backup.errors import BudgetExhaustedError
 from orders_backup.tables import request_budget
 
-BURST_SHARE = 0.025
-DELAY = 2.5
-"""Seconds from taking a permit until Allegro counts the request, at most: a permit lasts 1.5 s, the network takes 1."""
+BURST_SHARE = 0.03
+DELAY = 2.0
+"""Seconds from taking a permit until Allegro counts the request, at most: a permit lasts 1 s, the network takes 1."""
 SILENCE = timedelta(seconds=65)
 """Allegro blocks a client id for a minute after a 429 and longer if it goes on calling (Allegro's staff, 2020)."""
 RAMP = timedelta(seconds=120)
@@ -45,10 +45,10 @@ class Priority(Enum):
 
     TOKEN = 0.0
     LIVE = 0.05
-    OPEN_ORDERS = 0.15
-    RECONCILE = 0.3
-    BACKFILL = 0.5
-    EXTRAS = 0.6
+    OPEN_ORDERS = 0.1
+    RECONCILE = 0.2
+    BACKFILL = 0.35
+    EXTRAS = 0.45
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from orders_backup.runtime import Runtime
 
 T = TypeVar("T")
 
-PERMITS_LAST = 1.5
+PERMITS_LAST = 1.0
 """Seconds; what was taken and not used by then is lost: a silence may have begun, and the minute is another."""
 PATIENCE = 2.0
 """Seconds that a job waits for the budget where it is. Who has to wait longer writes down when to go on, and ends."""
