@@ -29,6 +29,7 @@ from orders_backup import db as database
 from orders_backup import local, log, vault
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect
+from orders_backup.errors import BudgetExhaustedError
 from orders_backup.local import directory
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
@@ -202,13 +203,22 @@ def _connect_small(sea: Sea) -> None:
 
 
 def _connected(runtime: Runtime, sea: Sea, seller_id: str) -> UUID:
-    account_id = connect.begin(runtime, user_id=uuid4(), name="bench")
+    account_id = _begun(runtime)
     code = sea.rows("SELECT user_code FROM device_flows WHERE account_id = :account", account=account_id)[0][0]
     assert sea.tell("approves", user_code=code, seller_id=seller_id)
-    with database.transaction(runtime.db) as tx:
-        tx.execute(sa.text("UPDATE device_flows SET due_at = clock_timestamp()"))
-    connect.poll(runtime, account_id)
+    while sea.rows("SELECT FROM device_flows WHERE account_id = :account", account=account_id):
+        with database.transaction(runtime.db) as tx:
+            tx.execute(sa.text("UPDATE device_flows SET due_at = clock_timestamp()"))
+        connect.poll(runtime, account_id)
     return account_id
+
+
+def _begun(runtime: Runtime) -> UUID:
+    while True:
+        try:
+            return connect.begin(runtime, user_id=uuid4(), name="bench")
+        except BudgetExhaustedError:
+            time.sleep(0.5)
 
 
 @contextmanager

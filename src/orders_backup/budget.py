@@ -68,8 +68,10 @@ class Bucket:
         return max(self.per_minute - self.burst, 1) / (60 + DELAY)
 
     def floor(self, priority: Priority) -> float:
-        """What a class of work has to leave. It may always fill up by half a request before the bucket overflows."""
-        return min(priority.value * self.burst, max(self.burst - 2.0, (self.burst - 1) / 2))
+        """What a class of work has to leave: a whole request at least, but for logins. It may always fill up by half a
+        request, or two, before the bucket overflows."""
+        least = 1.0 if priority.value else 0.0
+        return min(max(priority.value * self.burst, least), max(self.burst - 2.0, (self.burst - 1) / 2))
 
 
 @dataclass(frozen=True, slots=True)
