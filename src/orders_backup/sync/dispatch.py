@@ -7,6 +7,7 @@ no more than its part of the slots, so that the journals always find workers fre
 
 import random
 from dataclasses import dataclass
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 from orders_backup import budget, due
 from orders_backup.budget import Bucket, Priority
 from orders_backup.due import Key
-from orders_backup.tables import sync_history, syncs
+from orders_backup.tables import accounts, sync_history, syncs
 
 LASTING = ("listing", "extras")
 """Kinds of work that go on slice after slice; every other kind is soon done."""
@@ -109,3 +110,10 @@ def somebody_waits(tx: Connection, kind: str) -> bool:
         lasts if kind in LASTING else ~lasts, syncs.c.due_at <= sa.func.clock_timestamp(), ~due.held(syncs)
     )
     return tx.execute(query.limit(1)).one_or_none() is not None
+
+
+def is_wanted(tx: Connection, account_id: UUID) -> bool:
+    """Whether the account may be synced: connected and not paused."""
+    query = sa.select(accounts.c.status == "active", accounts.c.paused).where(accounts.c.id == account_id)
+    row = tx.execute(query).one()
+    return bool(row[0] and not row[1])

@@ -70,7 +70,7 @@ class Job:
     def fence(self, tx: Connection) -> None:
         """Raises LeaseLostError, and SyncStoppedError where the account was paused or may not be synced any more."""
         due.fence(tx, self.lease, extend=self.runtime.settings.lease)
-        if not state.is_wanted(tx, self.account_id):
+        if not dispatch.is_wanted(tx, self.account_id):
             raise SyncStoppedError("This account was paused or disconnected.")
 
 

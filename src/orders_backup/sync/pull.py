@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from orders_backup.errors import (
 from orders_backup.orders import archive
 from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import debts, plan, state
+from orders_backup.sync import debts, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -70,19 +70,8 @@ def _finish(job: Job) -> datetime:
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
             log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
-        next_poll = now + _interval(tx, job, now=now)
+        next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
-
-
-def _interval(tx: Connection, job: Job, *, now: datetime) -> timedelta:
-    """Until the next poll, by what happened in this journal of late; never longer than until the next full sync."""
-    settings = job.runtime.settings
-    longest = settings.events_interval_longest
-    bounds = plan.interval(settings.events_interval, settings.events_interval_shortest, longest)
-    known = plan.rhythm(state.rhythm(tx, job.account_id), events=job.new_events, since=job.followed_at, now=now)
-    wait = min(plan.poll_after(known, bounds, now=now), max(job.interval, bounds.usual))
-    job.values |= {"event_rate": known.rate, "event_at": known.event_at, "poll_seconds": wait.total_seconds()}
-    return wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from orders_backup.due import Lease
 from orders_backup.errors import ConflictError, LeaseLostError, NotFoundError
 from orders_backup.orders.archive import Recorded
 from orders_backup.sync import plan
-from orders_backup.sync.plan import Debt, Ranked, Rhythm, Window
+from orders_backup.sync.plan import Debt, Ranked, Window
 from orders_backup.tables import accounts, owed_orders, sync_history, sync_windows, syncs
 
 LISTING_KINDS = ("backfill", "full", "reconcile")
@@ -74,13 +74,6 @@ def claim(tx: Connection, account_id: UUID, kind: str, *, lease: timedelta, inte
     return Claimed(claimed, sync.cursor, sync.succeeded_at, timedelta(seconds=own) if own else interval)
 
 
-def is_wanted(tx: Connection, account_id: UUID) -> bool:
-    """Whether the account may be synced: connected and not paused."""
-    query = sa.select(accounts.c.status == "active", accounts.c.paused).where(accounts.c.id == account_id)
-    row = tx.execute(query).one()
-    return bool(row[0] and not row[1])
-
-
 def move_cursor(tx: Connection, lease: Lease, *, seen: str | None, cursor: str) -> None:
     """Advances the journal's cursor if nobody else did. Raises LeaseLostError."""
     statement = (
@@ -108,12 +101,6 @@ def journal_cursor(tx: Connection, account_id: UUID) -> str | None:
     """The journal's cursor; None where it was never pinned."""
     query = sa.select(syncs.c.cursor).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
     return tx.execute(query).scalar_one_or_none()
-
-
-def rhythm(tx: Connection, account_id: UUID) -> Rhythm:
-    """What the journal's readings so far tell of how often something happens."""
-    row = _sync(tx, account_id, "journal")
-    return Rhythm(row.event_rate or 0.0, row.event_at)
 
 
 def make_journal_due(tx: Connection, account_id: UUID) -> None:
