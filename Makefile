@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills bench lock clean
+.PHONY: help setup demo test check format kills bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -31,6 +31,9 @@ kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and 
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run
+
+whale: setup ## one huge seller beside 300 small ones under an enforced limit; prints JSON; at most 12 minutes
+	$(BIN)/python -m bench.whale
 
 $(UV):
 	python3 -m pip install --quiet --disable-pip-version-check --target .tools 'uv==0.13.9'

@@ -18,7 +18,7 @@ VERBS = frozenset(
         "merges", "grows", "loses_event", "duplicates_event", "restores_lost_events", "replays_late",
         "reorders", "approves", "denies", "rejects_tokens", "removes_app", "expires_access_tokens",
         "faults", "clear_faults", "goes_down", "comes_back", "served_events", "events", "worst_window",
-        "renders",
+        "renders", "limits", "counted",
     }
 )  # fmt: skip
 

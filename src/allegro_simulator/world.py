@@ -305,6 +305,11 @@ class World:
         with self._lock:
             self._state.board.down_status = None
 
+    def limits(self, per_minute: int) -> None:
+        """So many requests of a client id are admitted in any 60 s from now on; earlier ones do not count."""
+        with self._lock:
+            limits.restart(self._state.ledger, int(per_minute))
+
     # -- truth ------------------------------------------------------------------------------------
 
     def truth(self, seller_id: str) -> dict[str, Truth]:
@@ -362,6 +367,11 @@ class World:
         """Every attempt to refresh."""
         with self._lock:
             return list(self._state.registry.log)
+
+    def counted(self, since: float, until: float) -> int:
+        """How many requests counted against the limit between two moments, in seconds since 1970."""
+        with self._lock:
+            return limits.counted(self._state.ledger, float(since), float(until))
 
     def worst_window(self, seconds: float = 60) -> int:
         """The most requests of one client id in any `seconds`."""

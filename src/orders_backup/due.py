@@ -5,17 +5,32 @@ later gets a higher one, and `fence` makes the earlier holder's transaction fail
 Times are the database's clock throughout.
 """
 
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection, Engine
 
-from orders_backup.errors import LeaseLostError
+from orders_backup import db as database
+from orders_backup.errors import DatabaseUnavailableError, LeaseLostError
+from orders_backup.tables import worker_slots
 
 RING_AGAIN_AFTER = timedelta(seconds=20)
 """A message that nobody acted on is sent again after this long."""
+
+PRESENT_FOR = timedelta(seconds=30)
+SIGN_OF_LIFE_EVERY = 10.0
+SLOTS = 8
+"""Of a worker that nobody has heard of yet."""
 
 Key = dict[str, Any]
 
@@ -31,10 +46,19 @@ class Lease:
     failures: int
 
 
-def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN_AFTER, limit: int = 200) -> list[Key]:
+def ring(
+    tx: Connection,
+    table: sa.Table,
+    *,
+    again_after: timedelta = RING_AGAIN_AFTER,
+    limit: int = 200,
+    only: Sequence[sa.ColumnElement[bool]] = (),
+    first: Sequence[sa.ColumnElement[Any]] = (),
+) -> list[Key]:
     """The keys of work that is due, unclaimed and not yet told to anyone; they count as told from now on.
 
-    Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out.
+    Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out. The
+    longest due comes first, after what `first` puts before it; `only` leaves out the rest.
     """
     now = sa.func.clock_timestamp()
     keys = list(table.primary_key.columns)
@@ -48,8 +72,9 @@ def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN
                 table.c.rung_at < now - again_after,
                 table.c.rung_at < table.c.leased_until,
             ),
+            *only,
         )
-        .order_by(table.c.due_at)
+        .order_by(*first, table.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")
@@ -58,6 +83,18 @@ def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN
         sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
     )
     return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
+
+
+def told(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a worker was told of this work, and none has claimed it yet: its message is on the way."""
+    now = sa.func.clock_timestamp()
+    unclaimed = sa.or_(table.c.leased_until.is_(None), table.c.leased_until < table.c.rung_at)
+    return sa.and_(table.c.due_at <= now, table.c.rung_at >= now - RING_AGAIN_AFTER, unclaimed)
+
+
+def held(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a worker holds this work."""
+    return sa.func.coalesce(table.c.leased_until >= sa.func.clock_timestamp(), sa.false())
 
 
 def claim(tx: Connection, table: sa.Table, key: Key, *, lease: timedelta) -> Lease | None:
@@ -125,3 +162,36 @@ def make_due(tx: Connection, table: sa.Table, key: Key) -> None:
 
 def _is(table: sa.Table, key: Key) -> list[sa.ColumnElement[bool]]:
     return [table.c[name] == value for name, value in key.items()]
+
+
+# Who works: how many pieces of work can be done at once
+
+
+class Presence:
+    """A worker's sign of life, given with its tasks: who does nothing needs no counting. Safe among threads."""
+
+    def __init__(self, db: Engine, slots: int) -> None:
+        self._db = db
+        self._row = {"worker": f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}", "slots": slots}
+        self._told_at = -SIGN_OF_LIFE_EVERY
+        self._lock = threading.Lock()
+
+    def tell(self) -> None:
+        """Writes it down, unless that was done a moment ago."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._told_at < SIGN_OF_LIFE_EVERY:
+                return
+            self._told_at = now
+        statement = insert(worker_slots).values(**self._row, seen_at=sa.func.clock_timestamp())
+        seen = {"seen_at": sa.func.clock_timestamp()}
+        with suppress(DatabaseUnavailableError), database.transaction(self._db) as tx:
+            tx.execute(statement.on_conflict_do_update(index_elements=["worker"], set_=seen))
+            tx.execute(sa.delete(worker_slots).where(worker_slots.c.seen_at < sa.func.clock_timestamp() - PRESENT_FOR))
+
+
+def slots(tx: Connection) -> int:
+    """How many pieces of work all the workers that were seen of late can do at once."""
+    table = worker_slots.c
+    query = sa.select(sa.func.sum(table.slots)).where(table.seen_at >= sa.func.clock_timestamp() - PRESENT_FOR)
+    return int(tx.execute(query).scalar_one() or SLOTS)

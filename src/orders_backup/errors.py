@@ -113,6 +113,14 @@ class LeaseLostError(OrdersBackupError):
     title = "Lease lost"
 
 
+class SyncStoppedError(OrdersBackupError):
+    """The account was paused or disconnected while its sync was running; it goes on where it was, once it may."""
+
+    code = "sync_stopped"
+    status = 409
+    title = "The sync was stopped"
+
+
 class BudgetExhaustedError(OrdersBackupError):
     """No call may be made before `retry_at`; the work is due again then."""
 

@@ -1,6 +1,6 @@
 """Composition root: settings become real things here and nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from sqlalchemy.engine import Engine
@@ -10,6 +10,7 @@ from orders_backup import vault as vaults
 from orders_backup.allegro import client, oauth
 from orders_backup.codec import Codec
 from orders_backup.errors import SettingsError
+from orders_backup.latency import Latencies
 from orders_backup.settings import Settings, parse_keys
 
 
@@ -24,6 +25,7 @@ class Runtime:
     clock: database.Clock
     allegro: client.Client
     oauth: oauth.OAuth
+    latencies: Latencies = field(default_factory=Latencies)
 
     def close(self) -> None:
         self.allegro.close()

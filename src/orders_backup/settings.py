@@ -72,6 +72,8 @@ class Settings(BaseModel):
     encryption_keys: SecretStr = SecretStr("")
 
     events_interval: Duration = timedelta(seconds=150)
+    events_interval_shortest: Duration | None = None
+    events_interval_longest: Duration | None = None
     sync_interval: Duration = timedelta(hours=6)
     sweep_interval: Duration = timedelta(hours=1)
     device_flow_timeout: Duration = timedelta(hours=1)
@@ -82,6 +84,7 @@ class Settings(BaseModel):
     rate_limit_orders: int = 100
     rate_limit_events: int = 60
     rate_limit_auth: int = 10
+    calls_in_flight: int = 4
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -116,10 +119,18 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("events_interval", "sync_interval", "sweep_interval", "device_flow_timeout", "lease")
+    @field_validator(
+        "events_interval",
+        "events_interval_shortest",
+        "events_interval_longest",
+        "sync_interval",
+        "sweep_interval",
+        "device_flow_timeout",
+        "lease",
+    )
     @classmethod
-    def _is_positive(cls, value: timedelta) -> timedelta:
-        if value < timedelta(seconds=1):
+    def _is_positive(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(seconds=1):
             raise ValueError("must be at least 1 second")
         return value
 
@@ -130,6 +141,13 @@ class Settings(BaseModel):
     def _allows_at_least_one_call(cls, value: int) -> int:
         if value < 1:
             raise ValueError("must be at least 1 request per minute")
+        return value
+
+    @field_validator("calls_in_flight")
+    @classmethod
+    def _is_a_handful(cls, value: int) -> int:
+        if not 1 <= value <= 16:
+            raise ValueError("must be 1 to 16 calls")
         return value
 
     @field_validator("rate_limit_auth")

@@ -146,13 +146,18 @@ syncs = sa.Table(
     sa.Column("cursor", AllegroId),
     sa.Column("succeeded_at", Instant),
     sa.Column("lag_seconds", sa.Double),
+    sa.Column("event_rate", sa.Double),
+    sa.Column("event_at", Instant),
+    sa.Column("poll_seconds", sa.Double),
     *_claimable(),
     sa.CheckConstraint("kind IN ('journal','listing','sweep')", name="kind"),
     _due_index("syncs"),
 )
 """The standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
 `listing` works through windows of /order/checkout-forms, `sweep` looks hourly for what the journal kept silent about;
-its `cursor` is the moment up to which `updatedAt` is swept. `lag_seconds`: newest event's occurredAt to stored."""
+its `cursor` is the moment up to which `updatedAt` is swept. `lag_seconds`: newest event's occurredAt to stored. How
+often the journal is polled follows from `event_rate` (events a second, of late) and `event_at` (when the newest came);
+`poll_seconds`: the interval that was chosen last."""
 
 sync_history = sa.Table(
     "sync_history",
@@ -276,6 +281,15 @@ warnings_given = sa.Table(
     sa.Column("day", sa.Date, primary_key=True),
 )
 """A warning of an account that was logged on this day (UTC), so that each is logged once a day."""
+worker_slots = sa.Table(
+    "worker_slots",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("slots", sa.Integer, nullable=False),
+    _now("seen_at"),
+)
+"""How many pieces of work each worker does at once, so that no more messages are sent than they can soon take;
+due.py writes it. A worker that does nothing is not seen, and forgotten after a minute."""
 
 request_budget = sa.Table(
     "request_budget",
@@ -283,8 +297,13 @@ request_budget = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("full_at", Instant, nullable=False),
     sa.Column("silent_until", Instant),
+    sa.Column("pace", sa.Double, nullable=False, server_default="1"),
+    sa.Column("paced_at", Instant),
+    sa.Column("own", pg.JSONB, nullable=False, server_default="{}"),
 )
-"""GCRA state per client id, route class and account; budget.py writes it, on the database's clock."""
+"""GCRA state per client id, route class and account; budget.py writes it, on the database's clock. `pace`: the share
+of the rate in force at `paced_at`, lowered after a 429 and while answers are slow; `own`: per class of work the moment
+(seconds since 1970) from which its own share gives it a request again."""
 
 # What is kept: orders/archive.py writes all of these
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
 import structlog
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import setup_logging, task_prerun
 from kombu.exceptions import OperationalError as KombuError
+from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup import due, log, settings
@@ -29,12 +32,15 @@ from orders_backup.accounts import connect, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, pull, state, sweeps
+from orders_backup.sync import backfill, dispatch, pull, state, sweeps
 from orders_backup.tables import account_tokens, device_flows, syncs
 
 QUEUE = "orders-backup"
-TICK_SECONDS = 1.0
-WAKE_EVERY_TICKS = 5
+TICK_SECONDS = 0.5
+AGAIN_SECONDS = 0.1
+"""After a tick that rang: workers take work quickly, and no more of it is rung for than they have slots."""
+WAKE_SECONDS = 1.0
+"""A resumed account goes on after so long."""
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
@@ -119,15 +125,23 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
     """Rings for everything that is due, and says how much that was. What cannot be sent is rung for again later."""
     rung: list[tuple[str, dict[str, Any]]] = []
     with database.transaction(runtime.db) as tx:
+        tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
             state.wake(tx)
         for task, table in TABLES.items():
-            again_after = TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER
-            rung += [(task, key) for key in due.ring(tx, table, again_after=again_after)]
+            rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
     for task, key in rung:
         arguments = {name: str(value) for name, value in key.items()}
         app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)
     return len(rung)
+
+
+def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
+    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once."""
+    if table is syncs:
+        polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
+        return dispatch.ring(tx, slots=due.slots(tx), polls=polls)
+    return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
 def run_scheduler(config: Settings) -> None:
@@ -138,13 +152,16 @@ def run_scheduler(config: Settings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
-    turn = 0
-    while not stopped.wait(TICK_SECONDS if turn else 0):
+    pause, woken_at = 0.0, -WAKE_SECONDS
+    while not stopped.wait(pause):
+        pause, began = TICK_SECONDS, time.monotonic()
+        wake = began - woken_at >= WAKE_SECONDS
         try:
-            tick(runtime, app, wake=turn % WAKE_EVERY_TICKS == 0)
+            if tick(runtime, app, wake=wake):
+                pause = AGAIN_SECONDS
+            woken_at = began if wake else woken_at
         except (DatabaseUnavailableError, KombuError, OSError) as error:
             logger.warning("tick_failed", error=type(error).__name__)
-        turn += 1
     runtime.close()
     logger.info("scheduler_stopped")
 
@@ -154,6 +171,8 @@ def run_worker(config: Settings, *, concurrency: int) -> None:
     runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
     app = celery_app(config)
     register(app, runtime)
+    presence = due.Presence(runtime.db, concurrency)
+    task_prerun.connect(lambda **_: presence.tell(), weak=False)  # the tick rings for as many as workers have slots
     setup_logging.connect(lambda **_: None, weak=False)  # Celery leaves the logs as log.configure made them
     warnings.filterwarnings("ignore", category=SecurityWarning)  # root is harmless here: messages are JSON, never code
     logger.info("worker_started", concurrency=concurrency)

@@ -77,8 +77,11 @@ class Page(msgspec.Struct):
 
 
 @contextmanager
-def running(folder: Path, database_url: str, broker_url: str, world: World) -> Iterator[Service]:
-    """API, worker and scheduler as processes, pointed at an Allegro that they know by its address only."""
+def running(folder: Path, database_url: str, broker_url: str, world: World, **changed: int) -> Iterator[Service]:
+    """API, worker and scheduler as processes, pointed at an Allegro that they know by its address only.
+
+    `changed`: limits other than these generous ones.
+    """
     with ExitStack() as stack:
         allegro_url = stack.enter_context(simulator.running(world))
         settings = Settings(
@@ -94,7 +97,7 @@ def running(folder: Path, database_url: str, broker_url: str, world: World) -> I
             rate_limit_orders=6_000,
             rate_limit_events=6_000,
             rate_limit_auth=60,
-        )
+        ).model_copy(update=changed)
         local.migrate(settings)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from orders_backup.sync import queries
+
 if TYPE_CHECKING:
     from tests.rest.conftest import World
 
@@ -112,6 +114,19 @@ def test_a_sync_is_asked_for_and_watched(world: "World") -> None:
     watched = world.ask.get(f"/syncs/{asked['id']}").json()
     assert (watched["progress"], watched["calls"]) == (0.25, 3)
     assert 29 < watched["eta_seconds"] < 40
+    assert 0 < watched["eta_low"] < watched["eta_seconds"] < watched["eta_high"]
+
+
+def test_the_more_was_listed_the_closer_the_eta_is_told() -> None:
+    widths = []
+    for pages in (0, 1, 10, 100, 10_000):
+        low, high = queries.eta_between(100.0, pages)
+        assert low
+        assert high
+        widths.append(high - low)
+        assert low < 100 < high
+    assert widths == sorted(widths, reverse=True)
+    assert queries.eta_between(None, 5) == (None, None)
 
 
 def test_a_sync_that_makes_no_sense_is_refused(world: "World") -> None:

@@ -33,6 +33,9 @@ UNLISTED = frozenset({"unlisted", "merge"})
 FEW = 2
 """Up to this many orders are read one by one without looking for a cheaper way."""
 
+ENOUGH = 4
+"""So many single reads that all fail are an outage; the others need not be tried."""
+
 log = structlog.get_logger()
 
 
@@ -95,7 +98,7 @@ def _pages(
     """Further pages, several on the way at once, until nothing is owed any more."""
     rest = list(offsets)
     while rest and debts and job.now() < job.ends_at:
-        batch = rest[: job.calls.permits(Route.ORDERS, jobs.IN_FLIGHT)]
+        batch = rest[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(rest)))]
         rest = rest[len(batch) :]
         pages = jobs.side_by_side(batch, lambda offset: job.calls.ask(Route.ORDERS, partial(ask, offset)))
         for page in pages:
@@ -147,8 +150,8 @@ def _one_by_one(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
     """
     rest, tried = list(debts.values()), _Tried()
     try:
-        while rest and job.now() < job.ends_at and not (tried.outage and len(tried.failed) >= jobs.IN_FLIGHT):
-            batch = rest[: job.calls.permits(Route.DEFAULT, jobs.IN_FLIGHT)]
+        while rest and job.now() < job.ends_at and not (tried.outage and len(tried.failed) >= ENOUGH):
+            batch = rest[: job.calls.permits(Route.DEFAULT, min(job.calls.in_flight, len(rest)))]
             rest = rest[len(batch) :]
             _read_singly(job, run_id, batch, tried)
     finally:

@@ -33,6 +33,14 @@ UPDATED_AT_MARGIN = timedelta(minutes=1)
 FROZEN_UPDATED_AT = frozenset({"FULFILLMENT_STATUS_CHANGED"})
 """Event types after which `updatedAt` stays as it was (Allegro's staff, 2025)."""
 GIVE_UP_AFTER = 5
+HALF_LIFE = timedelta(minutes=5)
+"""How soon the recent rate of a journal's events forgets."""
+QUIET_SHARE = 24
+"""A journal in which nothing happens is polled after a 24th of the time in which nothing happened."""
+TO_THE_LETTER = timedelta(seconds=20)
+"""A usual interval shorter than this is not adapted: somebody wants to be told at once, whatever it costs."""
+BUSY, QUIET, LONGEST = 5, 4, timedelta(minutes=15)
+"""Where no bounds are set: a fifth of the usual interval at the shortest, four times it at the longest."""
 MILLISECOND = timedelta(milliseconds=1)
 PAGE = 100
 FEW_LOST = 20
@@ -222,6 +230,51 @@ def stretches(ranked: Sequence[Ranked]) -> list[Stretch]:
         for group in found
         if ceil((group[-1].rank - group[0].rank + 1) / PAGE) < len(group)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What of late happened in a journal: events a second, and when the newest one came."""
+
+    rate: float
+    event_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """How often a journal is polled usually, at the shortest and at the longest."""
+
+    usual: timedelta
+    shortest: timedelta
+    longest: timedelta
+
+
+def interval(usual: timedelta, shortest: timedelta | None, longest: timedelta | None) -> Interval:
+    """The bounds that were set, or those that follow from the usual interval; the usual one lies between them."""
+    adapts = usual >= TO_THE_LETTER
+    least = shortest or (max(usual / BUSY, TO_THE_LETTER) if adapts else usual)
+    most = longest or (min(usual * QUIET, LONGEST) if adapts else usual)
+    return Interval(usual, min(least, usual), max(most, usual))
+
+
+def rhythm(known: Rhythm, *, events: int, since: datetime | None, now: datetime) -> Rhythm:
+    """What is known of a journal after a reading that brought so many new events; `since`: the reading before."""
+    event_at = now if events or known.event_at is None else known.event_at
+    if since is None:
+        return Rhythm(known.rate, event_at)
+    seconds = max((now - since).total_seconds(), 1.0)
+    kept = 0.5 ** (seconds / HALF_LIFE.total_seconds())
+    return Rhythm(known.rate * kept + events / seconds * (1 - kept), event_at)
+
+
+def poll_after(known: Rhythm, bounds: Interval, *, now: datetime) -> timedelta:
+    """When to look again: as soon as an event is to be expected while they keep coming, and the more rarely the longer
+    nothing came. In between it is the usual interval."""
+    seconds = bounds.usual.total_seconds()
+    if known.rate * seconds > 1:
+        return max(timedelta(seconds=1 / known.rate), bounds.shortest)
+    idle = now - known.event_at if known.event_at else timedelta(0)
+    return min(max(idle / QUIET_SHARE, bounds.usual), bounds.longest)
 
 
 def backoff(failures: int) -> timedelta:

@@ -22,7 +22,7 @@ from orders_backup.errors import (
 from orders_backup.orders import archive
 from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, debts, discoveries, plan, state
+from orders_backup.sync import alarms, debts, discoveries, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -70,7 +70,7 @@ def _finish(job: Job) -> datetime:
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
             log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
-    next_poll = now + job.runtime.settings.events_interval
+        next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
 
 
@@ -135,6 +135,7 @@ def _note_late(tx: Connection, job: Job, new: Sequence[Event], *, cursor: str) -
 def _note_lag(job: Job, new: Sequence[Event]) -> None:
     """How old the newest of the events beyond the cursor was when it was stored; older ones came by the overlap."""
     beyond = [event for event in new if plan.later(job.cursor or "0", [event.event_id]) != job.cursor]
+    job.new_events += len(beyond)
     moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
         job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)

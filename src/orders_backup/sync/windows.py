@@ -30,9 +30,6 @@ SPLIT_AFTER = 2
 ATTEMPTS = 5
 """After so many unsound readings a window is left as unstable, and its run fails."""
 
-BLOCK = 16
-"""Requests taken from the budget at once, where so many pages are known to follow."""
-
 log = structlog.get_logger()
 
 
@@ -81,8 +78,7 @@ def _go_on(question: Listing) -> None:
     job, window = question.job, question.window
     last = max(window.total_count - 1, window.next_offset + 1)
     offsets = list(range(window.next_offset, last, client.LIST_LIMIT - 1))
-    permits = job.calls.permits(Route.ORDERS, min(BLOCK, len(offsets)))
-    batch = offsets[: min(permits, jobs.IN_FLIGHT)]
+    batch = offsets[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(offsets)))]
     pages = jobs.side_by_side(batch, partial(listing.ask, question))
     for offset, page in zip(batch, pages, strict=True):
         if isinstance(page, OrdersBackupError):
