@@ -1,7 +1,6 @@
 """The token journal: every pair outside the database, and a restored database that finds it."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -467,4 +466,4 @@ def test_a_pair_of_another_account_or_generation_is_not_taken(login: Login) -> N
 def test_files_are_for_their_owner_alone(login: Login) -> None:
     login.sweeps()
     for path in (login.runtime.settings.data_dir / "tokens").rglob("*"):
-        assert os.stat(path).st_mode & 0o077 == 0
+        assert path.stat().st_mode & 0o077 == 0
