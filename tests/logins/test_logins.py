@@ -191,7 +191,7 @@ def test_outages_of_the_database_cost_no_login(campaign: Campaign) -> None:
 
 @pytest.mark.timeout(3600)
 def test_two_hours_without_a_database_cost_no_login(campaign: Campaign) -> None:
-    for _ in range(max(RUNS // 50, 2)):
+    for _ in range(max(RUNS // 50, 6)):
         before = campaign.generation
         campaign.refresh(lambda: campaign.outage.begins(2 * HOURS), disk=campaign.disks[0])
         campaign.login.clockwork.passes(2 * HOURS)
