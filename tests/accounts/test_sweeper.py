@@ -236,7 +236,7 @@ def test_losing_forgetting_and_connecting_at_once_never_wait_crosswise(login: Lo
 
     def loses() -> None:
         now, refusal = login.clockwork.now(), TokenRefusedError("invalid_grant", http_status=400)
-        begun = tokens._Begun(int(str(login.generation or 0)), "token", now, now, 0, was_refused=True)
+        begun = tokens._Begun(login.generation, "token", now, now, 0, was_refused=True)
         tokens._settled(login.runtime, login.account_id, begun, refusal, is_final=True)
 
     def forgets() -> None:

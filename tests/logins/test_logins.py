@@ -114,7 +114,7 @@ class Campaign:
 
     @property
     def generation(self) -> int:
-        return int(str(self.login.generation))
+        return self.login.generation
 
     def tell(self, what: str) -> None:
         uses, longest = uses_of_tokens(self.login)
