@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills bench whale lock clean
+.PHONY: help setup demo test check format kills logins bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -28,6 +28,9 @@ format: setup ## format and mend what can be mended
 
 kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
 	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults
+
+logins: setup ## 1,000 killed refreshes and other faults, and no login lost; SEED=… repeats one
+	LOGINS=1000 $(if $(SEED),LOGINS_SEED=$(SEED)) $(BIN)/pytest -q tests/logins
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run

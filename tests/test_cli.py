@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from sqlalchemy.engine import Engine
 from allegro_simulator.server import running
 from allegro_simulator.world import World
 from orders_backup import cli, tables
+from orders_backup.accounts import journal, pairs, tokens
+from orders_backup.allegro.oauth import Pair
+from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
 
@@ -112,7 +116,7 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
         "accounts connect, accounts list, api, certificate, keys create, keys list, keys revoke, migrate, scheduler,"
-        " simulator, sync, up, worker"
+        " simulator, sync, tokens recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -241,6 +245,39 @@ def test_waiting_ends_with_code_1_when_the_seller_is_denied(
     assert answer.code == 1
     assert answer.out.endswith(": denied (access_denied).\n")
     assert allegro.base_url in answer.out
+
+
+def test_recovering_takes_over_what_the_journal_has_and_says_so(run: Run, runtime: Runtime, account_id: str) -> None:
+    account, now = uuid.UUID(account_id), datetime.now(UTC)
+    sealed = {n: pairs.seal(runtime, account, n, Pair(f"a{n}", f"r{n}", 43199), now=now) for n in (1, 3, 4)}
+    with runtime.db.begin() as tx:
+        pairs.adopt(tx, account, 1, sealed[1], now=now)
+    journal.spooled(runtime, account, 3, sealed[3])
+
+    answer = run("tokens", "recover")
+
+    assert answer.code == 0, answer.err
+    assert answer.out == f"{account_id}  adopted  1 -> 3\n1 accounts with tokens, 1 taken over from the journal.\n"
+    assert tokens.current(runtime, account).value == "a3"
+    journal.spooled(runtime, account, 4, sealed[4])
+    [found] = json.loads(run("tokens", "recover", "--json").out)
+    assert (found["account_id"], found["outcome"], found["generation"]) == (account_id, "adopted", 4)
+
+
+def test_recovering_without_the_object_storage_fails_with_a_sentence(
+    run: Run, runtime: Runtime, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, now = uuid.UUID(account_id), datetime.now(UTC)
+    with runtime.db.begin() as tx:
+        pairs.adopt(tx, account, 1, pairs.seal(runtime, account, 1, Pair("a", "r", 43199), now=now), now=now)
+    for name, value in (("S3_BUCKET", "shop"), ("S3_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+    answer = run("tokens", "recover")
+
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("error: The object storage does not answer")
 
 
 def test_a_sync_is_queued_over_the_range_that_was_asked_for(run: Run, db: Engine, account_id: str) -> None:

@@ -19,6 +19,7 @@ from orders_backup.errors import InvalidRequestError, LocalServiceError, OrdersB
 
 if TYPE_CHECKING:
     from orders_backup.accounts.queries import Account
+    from orders_backup.accounts.recovery import Recovered
     from orders_backup.runtime import Runtime
     from orders_backup.sync.reconcile import Certificate
 
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys.", epilog="Example: orders-backup keys list", no_args_is_help=True)
 accounts = typer.Typer(help="Sellers' accounts.", epilog="Example: orders-backup accounts list", no_args_is_help=True)
+tokens = typer.Typer(help="Sellers' logins.", epilog="Example: orders-backup tokens recover", no_args_is_help=True)
+app.add_typer(tokens, name="tokens", rich_help_panel=None)
 app.add_typer(keys, name="keys", rich_help_panel=None)
 app.add_typer(accounts, name="accounts", rich_help_panel=None)
 
@@ -252,6 +255,24 @@ def list_accounts(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         return
     for account in found:
         typer.echo(f"{account.id}  {_state(account)}  {account.name}  {account.orders} orders")
+
+
+@tokens.command("recover", epilog="Example: orders-backup tokens recover --json")
+def recover_tokens(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """After a restore of the database: take over every login that is newer on this disk or in object storage."""
+    from orders_backup.accounts import recovery
+
+    found: list[Recovered] = []
+    with _runtime(data_dir) as runtime:
+        for one in recovery.recover(runtime):
+            found.append(one)
+            if not as_json and one.outcome != "level":
+                typer.echo(f"{one.account_id}  {one.outcome}  {one.generation_before} -> {one.generation}")
+    if as_json:
+        _print_json(found)
+        return
+    adopted = sum(one.outcome == "adopted" for one in found)
+    typer.echo(f"{len(found)} accounts with tokens, {adopted} taken over from the journal.")
 
 
 def _find(runtime: "Runtime", account_id: uuid.UUID) -> "Account":

@@ -97,6 +97,14 @@ class DatabaseUnavailableError(OrdersBackupError):
     title = "Database unavailable"
 
 
+class StorageUnavailableError(OrdersBackupError):
+    """The object storage does not answer, or refuses us; what was to be put there waits on the disk."""
+
+    code = "storage_unavailable"
+    status = 503
+    title = "Object storage unavailable"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 

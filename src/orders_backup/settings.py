@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -32,8 +33,8 @@ HOSTS = {
 OWN_PREFIXES = ("ALLEGRO_", "RATE_LIMIT_")
 """Environment variables with these prefixes are ours alone, so an unknown one is a typing error."""
 
-RESERVED = ("S3_BUCKET", "S3_ENDPOINT_URL", "S3_PREFIX", "ALERT_URLS")
-"""Names that stand for things to come, and those of AWS, may be in `.env` already; nothing reads them yet."""
+RESERVED = ("ALERT_URLS",)
+"""Names that stand for things to come may be in `.env` already, and so may AWS's own; we read those four below."""
 
 MOST_SECONDS = 1e9
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -71,6 +72,14 @@ class Settings(BaseModel):
 
     encryption_keys: SecretStr = SecretStr("")
 
+    s3_bucket: str = ""
+    s3_endpoint_url: str = ""
+    s3_prefix: str = "orders-backup"
+    aws_region: str = ""
+    aws_access_key_id: str = ""
+    aws_secret_access_key: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    aws_session_token: SecretStr = SecretStr("")
+
     events_interval: Duration = timedelta(seconds=150)
     events_interval_shortest: Duration | None = None
     events_interval_longest: Duration | None = None
@@ -96,7 +105,38 @@ class Settings(BaseModel):
             raise ValueError("must look like Name/1.0 (+https://your.site/about), in ASCII, without spaces in the name")
         return value
 
-    @field_validator("allegro_api_url", "allegro_auth_url")
+    @field_validator("s3_bucket")
+    @classmethod
+    def _is_a_bucket(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+            raise ValueError("must be a bucket's name: 3 to 63 small letters, digits, dots and hyphens")
+        return value
+
+    @field_validator("s3_prefix")
+    @classmethod
+    def _is_a_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?", value.strip("/")):
+            raise ValueError("must be names of letters, digits, dots, hyphens and underscores, with / between them")
+        return value.strip("/")
+
+    @field_validator("aws_region", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    @classmethod
+    def _can_stand_in_a_header(cls, value: Any, info: ValidationInfo) -> Any:
+        """Only where we use it: these variables may belong to other programs."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if info.data.get("s3_bucket") and not re.fullmatch(r"[!-~]*", text):
+            raise ValueError("must be one word of ASCII, without quotes around it")
+        return value
+
+    @field_validator("aws_secret_access_key")
+    @classmethod
+    def _belongs_to_its_key_id(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        is_half = bool(value.get_secret_value()) != bool(info.data.get("aws_access_key_id"))
+        if info.data.get("s3_bucket") and is_half:
+            raise ValueError("and AWS_ACCESS_KEY_ID belong together: set both, or none of them")
+        return value
+
+    @field_validator("allegro_api_url", "allegro_auth_url", "s3_endpoint_url")
     @classmethod
     def _is_a_web_address(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^\s/]+(/[^\s]*)?", value):

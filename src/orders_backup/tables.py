@@ -63,7 +63,7 @@ def _due_index(table: str) -> sa.Index:
     return sa.Index(f"ix_{table}_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"))
 
 
-# Who: accounts/connect.py writes accounts and device_flows, accounts/tokens.py writes account_tokens
+# Who: accounts/connect.py writes accounts and device_flows, accounts/pairs.py and tokens.py write account_tokens
 
 accounts = sa.Table(
     "accounts",

@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection
 from orders_backup import db as database
 from orders_backup import due, log, settings
 from orders_backup import runtime as runtimes
-from orders_backup.accounts import connect, tokens
+from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
@@ -178,8 +178,15 @@ def run_worker(config: Settings, *, concurrency: int) -> None:
     logger.info("worker_started", concurrency=concurrency)
     name = f"--hostname=worker-{os.getpid()}@%h"
     options = ["--pool=threads", f"--concurrency={concurrency}", name, "--without-gossip", "--without-mingle"]
-    app.worker_main(["--quiet", "worker", *options])
-    runtime.close()
+    stopped = threading.Event()
+    sweeping = threading.Thread(target=sweeper.run, args=(runtime, stopped), name="sweeper", daemon=True)
+    sweeping.start()
+    try:
+        app.worker_main(["--quiet", "worker", *options])
+    finally:
+        stopped.set()
+        sweeping.join(timeout=5)
+        runtime.close()
 
 
 def main() -> None:

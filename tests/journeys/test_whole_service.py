@@ -151,6 +151,7 @@ def test_a_seller_is_connected_backed_up_followed_and_proven(tmp_path: Path, dat
         service.wait(lambda: service.get(f"/accounts/{account_id}/completeness")["kind"] == "reconcile", "proven again")
         assert _is_level(service, account_id, seller.id)
         assert service.get(f"/accounts/{account_id}/completeness")["complete"]
+        service.wait(lambda: any((tmp_path / "data/tokens" / account_id).glob("*.json")), "the login is in the journal")
     assert world.blocked_calls == 0
 
 

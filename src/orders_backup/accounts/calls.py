@@ -14,7 +14,7 @@ import structlog
 
 from orders_backup import budget
 from orders_backup.accounts import tokens
-from orders_backup.accounts.tokens import AccessToken
+from orders_backup.accounts.pairs import AccessToken
 from orders_backup.budget import Bucket, Priority
 from orders_backup.errors import (
     AllegroLimitError,
@@ -147,8 +147,9 @@ class Calls:
         with self._lock:
             token = self._token or tokens.current(self._runtime, self._account_id)
             now = self._runtime.clock.now()
-            if token.generation == newer_than or token.expires_at < now + EXPIRES_SOON:
-                token = tokens.refresh(self._runtime, self._account_id, seen=token.generation)
+            is_refused = token.generation == newer_than
+            if is_refused or token.expires_at < now + EXPIRES_SOON:
+                token = tokens.refresh(self._runtime, self._account_id, seen=token.generation, refused=is_refused)
             self._token = token
             return token
 
