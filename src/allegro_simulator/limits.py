@@ -38,6 +38,7 @@ class Ledger:
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=200_000))
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     blocked_calls: int = 0
+    resources: dict[tuple[str, ...], deque[float]] = field(default_factory=dict)
 
 
 def admits(ledger: Ledger, client_id: str, now: float) -> bool:
@@ -56,6 +57,15 @@ def admits(ledger: Ledger, client_id: str, now: float) -> bool:
         client.blocked_until = now + BLOCK
         return False
     return True
+
+
+def is_crowded(ledger: Ledger, key: tuple[str, ...], now: float, per_second: int) -> bool:
+    """Whether this request is one too many within a second; it counts all the same."""
+    recent = ledger.resources.setdefault(key, deque())
+    recent.append(now)
+    while recent[0] <= now - 1:
+        recent.popleft()
+    return len(recent) > per_second
 
 
 def record(ledger: Ledger, call: Call) -> None:
