@@ -25,6 +25,7 @@ from orders_backup import log, problems, rest, settings
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import http as accounts
 from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
 from orders_backup.sync import http as sync
@@ -50,7 +51,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Observed)
     problems.install(app)
-    for room in (accounts, sync, orders):
+    for room in (accounts, sync, orders, extras):
         app.include_router(room.router)
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):

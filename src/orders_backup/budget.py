@@ -33,6 +33,7 @@ class Priority(Enum):
     LIVE = 0.05
     RECONCILE = 0.3
     BACKFILL = 0.5
+    EXTRAS = 0.7
 
 
 @dataclass(frozen=True, slots=True)

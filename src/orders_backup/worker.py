@@ -29,7 +29,7 @@ from orders_backup.accounts import connect, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, pull, state
+from orders_backup.sync import backfill, extras, pull, state
 from orders_backup.tables import account_tokens, device_flows, syncs
 
 QUEUE = "orders-backup"
@@ -95,7 +95,7 @@ def register(app: Celery, runtime: Runtime) -> None:
 
     @task(name="sync", shared=False)
     def sync(account_id: str, kind: str) -> None:
-        work = pull.pull if kind == "journal" else backfill.work_on_listing
+        work = {"journal": pull.pull, "listing": backfill.work_on_listing, "extras": extras.work_on_extras}[kind]
         _run(f"sync_{kind}", account_id, lambda: work(runtime, UUID(account_id)))
 
 

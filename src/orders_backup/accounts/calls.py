@@ -28,11 +28,12 @@ EXPIRES_SOON = timedelta(seconds=10)
 
 
 class Route(Enum):
-    """The classes of routes that have a budget of their own."""
+    """The classes of routes that have a budget of their own; that of EXTRAS is shared by all accounts."""
 
     DEFAULT = "default"
     ORDERS = "orders"
     EVENTS = "events"
+    EXTRAS = "extras"
 
 
 class Calls:
@@ -109,8 +110,8 @@ class Calls:
             Route.DEFAULT: settings.rate_limit_default,
             Route.ORDERS: settings.rate_limit_orders,
             Route.EVENTS: settings.rate_limit_events,
+            Route.EXTRAS: settings.rate_limit_extras,
         }
-        return [
-            Bucket(f"client:{settings.allegro_client_id}", settings.rate_limit_client),
-            Bucket(f"account:{self._account_id}:{route.value}", limits[route]),
-        ]
+        client = f"client:{settings.allegro_client_id}"
+        owner = client if route is Route.EXTRAS else f"account:{self._account_id}"
+        return [Bucket(client, settings.rate_limit_client), Bucket(f"{owner}:{route.value}", limits[route])]

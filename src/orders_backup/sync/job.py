@@ -36,6 +36,8 @@ from orders_backup.sync.plan import Debt
 SLICE = timedelta(seconds=20)
 """How long a job works at a stretch; then it is due again at once, so that others get their turn."""
 IN_FLIGHT = 4
+RUNS = {"journal": ("incremental",), "listing": state.LISTING_KINDS}
+"""The kinds of runs that each job works on; other jobs have none."""
 TOKEN_PAUSE = timedelta(seconds=3)
 FORBIDDEN_PAUSE = timedelta(minutes=5)
 
@@ -148,7 +150,7 @@ def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None
     try:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)  # a run that is asked for now waits for us, and is then due
-            kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
+            kinds = RUNS.get(job.kind, ())
             waiting = state.unfinished(tx, job.account_id, kinds)
             if at_once and waiting is not None and waiting.status == "queued":
                 due_at = min(due_at, job.now())
