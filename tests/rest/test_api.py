@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,7 +20,10 @@ from openapi_schema_validator import OAS31Validator
 from structlog.testing import capture_logs
 
 from orders_backup import access, api
+from orders_backup import db as database
 from orders_backup.accounts import http as accounts
+from orders_backup.orders import extras
+from orders_backup.orders import extras_http as beside
 from orders_backup.orders import http as orders
 from orders_backup.settings import Settings
 from orders_backup.sync import http as sync
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 def routes() -> list[tuple[str, str, str]]:
     """Method, path and scope of every route under /api/v1, as declared."""
     found = []
-    for room in (accounts, sync, orders):
+    for room in (accounts, sync, orders, beside):
         for route in room.router.routes:
             assert isinstance(route, APIRoute)
             scopes = [scope for inner in route.dependant.dependencies for scope in inner.own_oauth_scopes or []]
@@ -41,7 +45,7 @@ def routes() -> list[tuple[str, str, str]]:
 
 
 def filled(path: str, account: object, sync_id: object) -> str:
-    return path.format(account_id=account, sync_id=sync_id, order_id="o", number=1)
+    return path.format(account_id=account, sync_id=sync_id, order_id="o", number=1, kind="returns", extra_id="r")
 
 
 def body(method: str, path: str, user: object) -> dict[str, Any] | None:
@@ -58,6 +62,9 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
 ) -> None:
     account, run_id = world.account(), uuid4()
     world.read(account, b'{"id":"o"}')
+    beside_it = extras.document("returns", "r", "o", datetime.now(UTC), b"{}", found=True)
+    with database.transaction(world.runtime.db) as tx:
+        extras.record(tx, world.runtime.codec, account, [beside_it])
     row = "INSERT INTO sync_history (id, account_id, kind, status) VALUES (:id, :account, 'full', 'queued')"
     world.execute(row, id=run_id, account=account)
     where, sent = filled(path, account, run_id), body(method, path, world.user)
@@ -184,7 +191,14 @@ def test_the_openapi_document_describes_the_answers_truthfully(world: "World") -
     document = httpx.get(f"{world.url}/openapi.json").json()
     assert httpx.get(f"{world.url}/docs").status_code == 200
     assert "HTTPValidationError" not in str(document)
-    for path in ("/accounts", "/orders", "/changes", "/orders/{order_id}", "/orders/{order_id}/versions"):
+    for path in (
+        "/accounts",
+        "/orders",
+        "/changes",
+        "/orders/{order_id}",
+        "/orders/{order_id}/versions",
+        "/orders/{order_id}/extras",
+    ):
         operation = document["paths"][f"/api/v1{path}"]["get"]
         assert {"401", "403", "422"} <= set(operation["responses"])
         assert operation["security"][0].keys() == {"APIKeyHeader"}

@@ -212,11 +212,12 @@ def documents(body: bytes, name: str) -> list[bytes]:
     where there is no such array."""
     try:
         held = _object.decode(body)
-        if name in held:
-            return [bytes(one) for one in _array.decode(held[name]) or []]
     except _UNREADABLE:
         return _cut(body, name)[0]
-    raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: it has no {name}.")
+    try:
+        return [bytes(one) for one in _array.decode(held[name]) or []]
+    except (KeyError, *_UNREADABLE):
+        raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: it has no list {name}.") from None
 
 
 def counted(body: bytes) -> int:
@@ -243,8 +244,8 @@ def document_ids(body: bytes) -> tuple[str | None, str | None]:
 
 
 def _usable(value: object) -> str | None:
-    found = text(value)
-    return found if found is not None and _ORDER_ID.fullmatch(found) else None
+    found = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return found if _ORDER_ID.fullmatch(found) else None
 
 
 def text(value: object) -> str | None:

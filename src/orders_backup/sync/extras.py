@@ -92,7 +92,9 @@ def _follow(job: Job, kinds: set[str]) -> None:
             changes, after, has_more = feed.page(
                 tx, seen_by=None, account_id=job.account_id, after=after, limit=FEED_PAGE
             )
-        changed_at = {one.order_id: one.stored_at for one in changes if one.cause != CAUSE}
+        changed_at = {
+            one.order_id: None if one.cause == "backfill" else one.stored_at for one in changes if one.cause != CAUSE
+        }
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             found = extras_sql.known(tx, job.account_id, list(changed_at), kinds)
@@ -100,7 +102,7 @@ def _follow(job: Job, kinds: set[str]) -> None:
         job.values["cursor"] = plan.bookmark(after.xid, after.seq, kinds)
 
 
-def _looks(found: list[Known], changed_at: dict[str, datetime]) -> list[Look]:
+def _looks(found: list[Known], changed_at: dict[str, datetime | None]) -> list[Look]:
     looks = []
     for one in found:
         last = {"read_at": one.read_at, "changed_at": changed_at[one.order_id]}
