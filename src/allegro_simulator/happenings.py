@@ -4,7 +4,7 @@ import json
 import random
 from dataclasses import replace
 
-from allegro_simulator import generation, journal, orders, shelf, templates, times
+from allegro_simulator import extras, generation, journal, orders, shelf, templates, times
 from allegro_simulator.journal import Event
 from allegro_simulator.orders import Order
 from allegro_simulator.state import NotPossibleError, Seller, State, admit, form, now_ms, now_us, seller
@@ -90,6 +90,7 @@ def ships(state: State, form_id: str, *, status: str = "SENT", silently: bool = 
     order, document = _opened(state, form_id, {*_REACHED, "CANCELLED"})
     document["fulfillment"]["status"] = status
     if status in generation.HAS_LEFT:
+        extras.shipped(seller(state, order.seller_id).extras, order, now_ms(state))
         document["fulfillment"]["shipmentSummary"]["lineItemsSent"] = "ALL"
     order.fulfillment = status
     order.sent = document["fulfillment"]["shipmentSummary"]["lineItemsSent"]

@@ -39,6 +39,7 @@ class Ledger:
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=200_000))
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     blocked_calls: int = 0
+    resources: dict[tuple[str, ...], deque[float]] = field(default_factory=dict)
 
 
 def admits(ledger: Ledger, client_id: str, now: float) -> bool:
@@ -63,6 +64,15 @@ def restart(ledger: Ledger, limit: int) -> None:
     """Another limit from now on; what was counted before is forgotten, a block too. The log of calls stays."""
     ledger.limit = limit
     ledger.clients.clear()
+
+
+def is_crowded(ledger: Ledger, key: tuple[str, ...], now: float, per_second: int) -> bool:
+    """Whether this request is one too many within a second; it counts all the same."""
+    recent = ledger.resources.setdefault(key, deque())
+    recent.append(now)
+    while recent[0] <= now - 1:
+        recent.popleft()
+    return len(recent) > per_second
 
 
 def record(ledger: Ledger, call: Call) -> None:

@@ -25,12 +25,13 @@ from orders_backup import keys, log, problems, rest, settings
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import http as accounts
 from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
 from orders_backup.sync import http as sync
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, orders, keys)
+ROOMS = (accounts, sync, orders, extras, keys)
 """The modules whose routes are mounted."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""

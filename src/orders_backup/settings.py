@@ -94,6 +94,7 @@ class Settings(BaseModel):
     rate_limit_events: int = 60
     rate_limit_auth: int = 10
     calls_in_flight: int = 4
+    rate_limit_extras: int = 900
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -175,7 +176,12 @@ class Settings(BaseModel):
         return value
 
     @field_validator(
-        "rate_limit_client", "rate_limit_default", "rate_limit_orders", "rate_limit_events", "rate_limit_auth"
+        "rate_limit_client",
+        "rate_limit_default",
+        "rate_limit_orders",
+        "rate_limit_events",
+        "rate_limit_auth",
+        "rate_limit_extras",
     )
     @classmethod
     def _allows_at_least_one_call(cls, value: int) -> int:

@@ -78,6 +78,9 @@ accounts = sa.Table(
     sa.Column("seller_login", sa.Text),
     sa.Column("sync_interval_seconds", sa.Integer),
     sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column(
+        "extras", pg.ARRAY(sa.Text), nullable=False, server_default=sa.text("'{shipments,invoices,returns,refunds}'")
+    ),
     sa.Column("forgotten_generation", sa.BigInteger),
     _now("created_at"),
     sa.Column("connected_at", Instant),
@@ -86,6 +89,7 @@ accounts = sa.Table(
         name="status",
     ),
     sa.CheckConstraint("status <> 'active' OR seller_id IS NOT NULL", name="active_has_seller"),
+    sa.CheckConstraint("extras <@ ARRAY['shipments','invoices','returns','refunds']", name="extras"),
     sa.Index("ix_accounts_user_id", "user_id"),
     sa.Index(
         "uq_accounts_user_id_seller_id",
@@ -96,6 +100,7 @@ accounts = sa.Table(
     ),
 )
 """One connected seller of one user. `seller_id` is Allegro's numeric user id; set once, never changed.
+`extras`: what is kept beside the orders.
 `forgotten_generation`: of the tokens it had before it was disconnected, so that no generation ever comes twice."""
 
 device_flows = sa.Table(
@@ -150,14 +155,15 @@ syncs = sa.Table(
     sa.Column("event_at", Instant),
     sa.Column("poll_seconds", sa.Double),
     *_claimable(),
-    sa.CheckConstraint("kind IN ('journal','listing','sweep')", name="kind"),
+    sa.CheckConstraint("kind IN ('journal','listing','sweep','extras')", name="kind"),
     _due_index("syncs"),
 )
 """The standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
 `listing` works through windows of /order/checkout-forms, `sweep` looks hourly for what the journal kept silent about;
-its `cursor` is the moment up to which `updatedAt` is swept. `lag_seconds`: newest event's occurredAt to stored. How
-often the journal is polled follows from `event_rate` (events a second, of late) and `event_at` (when the newest came);
-`poll_seconds`: the interval that was chosen last."""
+its `cursor` is the moment up to which `updatedAt` is swept; `extras` keeps what belongs to the orders, following our
+own change feed from `cursor` (a position and the kinds that were followed). `lag_seconds`: newest event's occurredAt to
+stored. How often the journal is polled follows from `event_rate` (events a second, of late) and `event_at` (when the
+newest came); `poll_seconds`: the interval that was chosen last."""
 
 sync_history = sa.Table(
     "sync_history",
@@ -411,6 +417,70 @@ order_events = sa.Table(
 )
 """Allegro's journal as it came, each event once; `event_data` is zstd of its bytes.
 `processed_at`: a reading of its order requested after the event was seen has been stored."""
+
+# What belongs to orders: orders/extras.py writes the documents, sync/extras_state.py extra_kinds
+
+order_extras = sa.Table(
+    "order_extras",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("document_id", AllegroId, primary_key=True),
+    sa.Column("order_id", AllegroId),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary),
+    sa.Column("read_at", Instant),
+    sa.Column("found", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("due_at", Instant),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.Text),
+    sa.CheckConstraint("kind IN ('shipments','invoices','returns','refunds')", name="kind"),
+    sa.CheckConstraint("version = 0 OR (sha256 IS NOT NULL AND read_at IS NOT NULL)", name="read_has_bytes"),
+    sa.Index("ix_order_extras_account_id_order_id", "account_id", "order_id"),
+    sa.Index(
+        "ix_order_extras_account_id_due_at", "account_id", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")
+    ),
+)
+"""The head of every document beside an order. Shipments and invoices are one document an order, under the order's id;
+returns and refunds have ids of their own, and an `order_id` where they name one. `version` 0: to be read for the first
+time; `due_at` NULL: not to be asked for one by one (again); `found`: there was something in it."""
+
+order_extra_versions = sa.Table(
+    "order_extra_versions",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("document_id", AllegroId, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("read_at", Instant, nullable=False),
+    _now("stored_at"),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("dictionary_id", sa.SmallInteger),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Every version of such a document, byte for byte, as in order_versions."""
+
+extra_kinds = sa.Table(
+    "extra_kinds",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("off_until", Instant),
+    sa.Column("reason", sa.Text),
+    sa.Column("span", sa.Text),
+    sa.Column("since", Instant),
+    sa.Column("until", Instant),
+    sa.Column("next_offset", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("all_at", Instant),
+    sa.Column("open_at", Instant),
+    sa.Column("recent_at", Instant),
+    sa.CheckConstraint("kind IN ('shipments','invoices','returns','refunds')", name="kind"),
+    sa.CheckConstraint("span IN ('all','open','recent')", name="span"),
+)
+"""How far an account's extras of a kind are. `off_until`: not asked for until then, and why; `span` to `next_offset`:
+the listing under way; `…_at`: up to when each span was last listed to its end."""
 
 # Who may call: access.py writes it
 

@@ -32,7 +32,7 @@ from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, dispatch, pull, state, sweeps
+from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
 from orders_backup.tables import account_tokens, device_flows, syncs
 
 QUEUE = "orders-backup"
@@ -44,7 +44,12 @@ WAKE_SECONDS = 1.0
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
-SYNCS = {"journal": pull.pull, "listing": backfill.work_on_listing, "sweep": sweeps.sweep}
+SYNCS = {
+    "journal": pull.pull,
+    "listing": backfill.work_on_listing,
+    "sweep": sweeps.sweep,
+    "extras": extras.work_on_extras,
+}
 """What each standing job of an account does."""
 TOKENS_AGAIN_AFTER = timedelta(seconds=5)
 """A refresh that a crash interrupted has 60 seconds in all, so its bell is rung again sooner."""

@@ -20,6 +20,8 @@ from openapi_schema_validator import OAS31Validator
 from structlog.testing import capture_logs
 
 from orders_backup import access, api
+from orders_backup import db as database
+from orders_backup.orders import extras
 from orders_backup.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def routes() -> list[tuple[str, str, str]]:
 
 
 def filled(path: str, account: object, sync_id: object) -> str:
-    return path.format(account_id=account, sync_id=sync_id, order_id="o", number=1, key_id="0" * 12)
+    return path.format(
+        account_id=account, sync_id=sync_id, order_id="o", number=1, key_id="0" * 12, kind="returns", extra_id="r"
+    )
 
 
 def body(method: str, path: str, user: object) -> dict[str, Any] | None:
@@ -57,6 +61,9 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     account, run_id = world.account(), uuid4()
     world.read(account, b'{"id":"o"}')
     world.read(account, b'{"id":"o","status":"x"}', at=datetime.now(UTC))
+    beside_it = extras.document("returns", "r", "o", datetime.now(UTC), b"{}", found=True)
+    with database.transaction(world.runtime.db) as tx:
+        extras.record(tx, world.runtime.codec, account, [beside_it])
     row = "INSERT INTO sync_history (id, account_id, kind, status) VALUES (:id, :account, 'full', 'queued')"
     world.execute(row, id=run_id, account=account)
     where, sent = filled(path, account, run_id), body(method, path, world.user)
@@ -185,7 +192,14 @@ def test_the_openapi_document_describes_the_answers_truthfully(world: "World") -
     document = httpx.get(f"{world.url}/openapi.json").json()
     assert httpx.get(f"{world.url}/docs").status_code == 200
     assert "HTTPValidationError" not in str(document)
-    for path in ("/accounts", "/orders", "/changes", "/orders/{order_id}", "/orders/{order_id}/versions"):
+    for path in (
+        "/accounts",
+        "/orders",
+        "/changes",
+        "/orders/{order_id}",
+        "/orders/{order_id}/versions",
+        "/orders/{order_id}/extras",
+    ):
         operation = document["paths"][f"/api/v1{path}"]["get"]
         assert {"401", "403", "422"} <= set(operation["responses"])
         assert operation["security"][0].keys() == {"APIKeyHeader"}

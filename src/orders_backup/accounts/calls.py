@@ -38,11 +38,12 @@ log = structlog.get_logger()
 
 
 class Route(Enum):
-    """The classes of routes that have a budget of their own."""
+    """The classes of routes that have a budget of their own; that of EXTRAS is shared by all accounts."""
 
     DEFAULT = "default"
     ORDERS = "orders"
     EVENTS = "events"
+    EXTRAS = "extras"
 
 
 class Calls:
@@ -161,10 +162,12 @@ class Calls:
             Route.DEFAULT: settings.rate_limit_default,
             Route.ORDERS: settings.rate_limit_orders,
             Route.EVENTS: settings.rate_limit_events,
+            Route.EXTRAS: settings.rate_limit_extras,
         }
         client = f"client:{settings.allegro_client_id}"
+        shared = settings.rate_limit_extras if route is Route.EXTRAS else settings.rate_limit_client
         return [
             Bucket(client, settings.rate_limit_client),
-            Bucket(f"{client}:{route.value}", settings.rate_limit_client),
+            Bucket(f"{client}:{route.value}", shared),
             Bucket(f"account:{self._account_id}:{route.value}", limits[route]),
         ]

@@ -4,7 +4,7 @@ The only writer of accounts and device_flows, but for the loss of a token. The p
 anything else is asked; whose it is, /me tells; only then does it become the account's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -42,14 +42,26 @@ FRESH: dict[str, Any] = {"reason": None, "existing_account_id": None}
 log = structlog.get_logger()
 
 
-def begin(runtime: Runtime, *, user_id: UUID, name: str, sync_interval_seconds: int | None = None) -> UUID:
-    """A new account that waits for its seller. Raises AllegroError where the device flow cannot be started."""
+def begin(
+    runtime: Runtime,
+    *,
+    user_id: UUID,
+    name: str,
+    sync_interval_seconds: int | None = None,
+    extras: Collection[str] | None = None,
+) -> UUID:
+    """A new account that waits for its seller. `extras`: what to keep beside the orders; None: all there is.
+
+    Raises AllegroError where the device flow cannot be started.
+    """
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise InvalidRequestError("The account's name must have 1 to 200 printable characters.")
     account_id = uuid4()
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
-        row = {"id": account_id, "user_id": user_id, "name": name, "status": "pending"}
+        row: dict[str, Any] = {"id": account_id, "user_id": user_id, "name": name, "status": "pending"}
+        if extras is not None:
+            row["extras"] = sorted(extras)
         tx.execute(sa.insert(accounts).values(**row, sync_interval_seconds=sync_interval_seconds))
         _keep_flow(tx, runtime, account_id, authorization)
     log.info("connect_started", account_id=str(account_id))
@@ -72,13 +84,15 @@ def begin_again(runtime: Runtime, account_id: UUID) -> None:
 
 
 def change(tx: Connection, account_id: UUID, given: Mapping[str, Any]) -> None:
-    """Changes the name, `paused` or `sync_interval_seconds`, whichever is given; None for the interval takes the
-    service's own again."""
+    """Changes the name, `paused`, `extras` or `sync_interval_seconds`, whichever is given; None for the interval takes
+    the service's own again."""
     values = {
         name: given[name]
         for name in ("name", "paused", "sync_interval_seconds")
         if name in given and (given[name] is not None or name == "sync_interval_seconds")
     }
+    if given.get("extras") is not None:
+        values["extras"] = sorted(given["extras"])
     if values:
         tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
 

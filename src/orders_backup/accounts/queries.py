@@ -15,6 +15,7 @@ from orders_backup.errors import NotFoundError
 from orders_backup.tables import accounts
 
 Status = Literal["pending", "active", "denied", "expired", "reauthorization_required", "disconnected"]
+ExtraKind = Literal["shipments", "invoices", "returns", "refunds"]
 BackfillState = Literal["none", "queued", "running", "succeeded", "failed"]
 
 
@@ -33,7 +34,8 @@ class Account:
     """One connected seller of one user.
 
     `user_code`, the two addresses and `expires_at` belong to a device flow that waits for the seller, else null.
-    `sync_interval_seconds` null: the service's default. `owed`: orders that still have to be read; `set_aside`:
+    `sync_interval_seconds` null: the service's default. `extras`: what is kept beside the orders; `extras_off`: kinds
+    of it that Allegro refuses at present, with the reason. `owed`: orders that still have to be read; `set_aside`:
     those among them that failed too often. `lag_seconds`: from the newest event at Allegro to its storing.
     `warnings`: what could cost orders if nobody does anything, the gravest first.
     """
@@ -52,6 +54,8 @@ class Account:
     expires_at: datetime | None
     sync_interval_seconds: int | None
     paused: bool
+    extras: list[ExtraKind]
+    extras_off: dict[str, str]
     created_at: datetime
     connected_at: datetime | None
     token_expires_at: datetime | None
@@ -78,7 +82,9 @@ class Position:
 _ACCOUNTS = """
 SELECT a.id, a.user_id, a.name, a.status, a.reason, a.existing_account_id, a.seller_id, a.seller_login,
        f.user_code, f.verification_uri, f.verification_uri_complete, f.expires_at,
-       a.sync_interval_seconds, a.paused, a.created_at, a.connected_at,
+       a.sync_interval_seconds, a.paused, a.created_at, a.connected_at, a.extras,
+       (SELECT coalesce(jsonb_object_agg(e.kind, e.reason), '{}') FROM extra_kinds e
+         WHERE e.account_id = a.id AND e.off_until > clock_timestamp() AND e.kind = ANY (a.extras)) AS extras_off,
        t.access_expires_at AS token_expires_at,
        (SELECT count(*) FROM orders o WHERE o.account_id = a.id) AS orders,
        (SELECT count(*) FROM order_versions v WHERE v.account_id = a.id) AS versions,
@@ -98,7 +104,7 @@ CROSS JOIN LATERAL (
     SELECT min(due_at) AS next_sync_at, max(succeeded_at) AS last_synced_at,
            max(lag_seconds) FILTER (WHERE kind = 'journal') AS lag_seconds,
            min(last_error) FILTER (WHERE failures > 0) AS last_error
-    FROM syncs WHERE account_id = a.id
+    FROM syncs WHERE account_id = a.id AND kind <> 'extras'
 ) s
 LEFT JOIN LATERAL (
     SELECT status, listed, expected FROM sync_history

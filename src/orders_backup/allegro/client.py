@@ -20,6 +20,11 @@ from orders_backup.errors import (
 )
 
 ACCEPT = "application/vnd.allegro.public.v1+json"
+BETA = "application/vnd.allegro.beta.v1+json"
+RETURNS_LIMIT = 500
+"""Half of what a page of returns may hold (Allegro's OpenAPI file): a thousand would be megabytes."""
+REFUNDS_LIMIT = 100
+"""Most refunds a page holds (Allegro's OpenAPI file)."""
 LIST_LIMIT = 100
 """Most orders a list page holds (Allegro's OpenAPI file)."""
 RESULT_CAP = 10_000
@@ -54,6 +59,15 @@ class OneOrder:
 
     sent_at: datetime
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraPage:
+    """A page of returns or refunds, each as its exact bytes. `is_last`: no more follow."""
+
+    sent_at: datetime
+    documents: list[bytes]
+    is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +141,48 @@ def orders_updated(client: Client, token: str, *, since: datetime, offset: int) 
 
 def order(client: Client, token: str, order_id: str) -> OneOrder:
     """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's."""
+    return _one(client, token, order_id, "")
+
+
+def shipments(client: Client, token: str, order_id: str) -> OneOrder:
+    """The tracking numbers of an order's parcels. Raises AllegroNotFoundError as for the order."""
+    return _one(client, token, order_id, "/shipments")
+
+
+def invoices(client: Client, token: str, order_id: str) -> OneOrder:
+    """What Allegro knows of an order's invoices, not their files. Raises AllegroNotFoundError as for the order."""
+    return _one(client, token, order_id, "/invoices")
+
+
+def customer_returns(client: Client, token: str, *, since: datetime, until: datetime, offset: int) -> ExtraPage:
+    """Returns declared in [since, until]. A beta resource, with a media type of its own."""
+    sent_at = client.now()
+    asked = {"createdAt.gte": _moment(since), "createdAt.lte": _moment(until)}
+    asked |= {"offset": str(offset), "limit": str(RETURNS_LIMIT)}
+    body = _get(client, token, "/order/customer-returns", asked, accept=BETA).content
+    return _extra_page(sent_at, body, "customerReturns", offset, RETURNS_LIMIT)
+
+
+def refunds(client: Client, token: str, *, since: datetime, until: datetime, offset: int) -> ExtraPage:
+    """Refunds of payments begun in [since, until]. Raises AllegroForbiddenError without the scope payments:read."""
+    sent_at = client.now()
+    asked = {"occurredAt.gte": _moment(since), "occurredAt.lte": _moment(until)}
+    asked |= {"offset": str(offset), "limit": str(REFUNDS_LIMIT)}
+    body = _get(client, token, "/payments/refunds", asked).content
+    return _extra_page(sent_at, body, "refunds", offset, REFUNDS_LIMIT)
+
+
+def _extra_page(sent_at: datetime, body: bytes, name: str, offset: int, limit: int) -> ExtraPage:
+    """The last page is not full, and no count tells of more."""
+    found = wire.documents(body, name)
+    is_full = len(found) >= limit or wire.counted(body) > offset + len(found)
+    return ExtraPage(sent_at, found, is_last=not (found and is_full))
+
+
+def _one(client: Client, token: str, order_id: str, part: str) -> OneOrder:
     sent_at = client.now()
     place = quote(order_id, safe="").replace(".", "%2E")
-    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}").content)
+    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}{part}").content)
 
 
 def _list(client: Client, token: str, filters: Filters, offset: int, limit: int) -> OrderPage:
@@ -140,10 +193,16 @@ def _list(client: Client, token: str, filters: Filters, offset: int, limit: int)
 
 
 def _get(
-    client: Client, token: str, path: str, parameters: Mapping[str, str | list[str]] | None = None
+    client: Client,
+    token: str,
+    path: str,
+    parameters: Mapping[str, str | list[str]] | None = None,
+    *,
+    accept: str = ACCEPT,
 ) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}", "Accept": accept}
     try:
-        answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
+        answer = client.http.get(path, params=parameters, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AllegroUnavailableError(f"Allegro did not answer: {type(error).__name__}.") from None
     check(answer)

@@ -122,7 +122,18 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _TOTAL_COUNT = re.compile(rb'"totalCount"\s*:\s*(\d{1,9})')
 _FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([!#-\[\]-~]{1,100})"')
 
+
+class _Document(msgspec.Struct):
+    id: Any = None
+    orderId: Any = None  # noqa: N815
+    order: Any = None
+
+
 _form = msgspec.json.Decoder(_Form)
+_document = msgspec.json.Decoder(_Document)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_count = msgspec.json.Decoder(int | None)
+_array = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _event = msgspec.json.Decoder(_Event)
 _order_page = msgspec.json.Decoder(_OrderPage)
 _event_page = msgspec.json.Decoder(_EventPage)
@@ -194,6 +205,47 @@ def order_facts(body: bytes) -> OrderFacts | None:
         currency=text(total.currency) if total else None,
         line_item_ids=_ids(items),
     )
+
+
+def documents(body: bytes, name: str) -> list[bytes]:
+    """The elements of the array `name` of an answer, each as its bytes; null is an empty one. Raises AllegroAnswerError
+    where there is no such array."""
+    try:
+        held = _object.decode(body)
+    except _UNREADABLE:
+        return _cut(body, name)[0]
+    try:
+        return [bytes(one) for one in _array.decode(held[name]) or []]
+    except (KeyError, *_UNREADABLE):
+        raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: it has no list {name}.") from None
+
+
+def counted(body: bytes) -> int:
+    """How many rows an answer says there are, by its `totalCount` or its `count`; 0 where it does not say."""
+    try:
+        held = _object.decode(body)
+        return max([_count.decode(held[name]) or 0 for name in ("totalCount", "count") if name in held], default=0)
+    except _UNREADABLE:
+        return 0
+
+
+def document_ids(body: bytes) -> tuple[str | None, str | None]:
+    """The id of a return or refund and that of its order; None for what names none that can be used."""
+    try:
+        found = _document.decode(body)
+    except _UNREADABLE:
+        value = _leniently(body)
+        match = _FIRST_ID.match(body)
+        names = value if isinstance(value, dict) else {"id": match[1].decode() if match else None}
+        found = _Document(id=names.get("id"), orderId=names.get("orderId"), order=names.get("order"))
+    order_id = found.orderId if found.orderId is not None else found.order
+    order_id = order_id.get("id") if isinstance(order_id, dict) else order_id
+    return _usable(found.id), _usable(order_id)
+
+
+def _usable(value: object) -> str | None:
+    found = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return found if _ORDER_ID.fullmatch(found) else None
 
 
 def text(value: object) -> str | None:

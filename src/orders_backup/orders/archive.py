@@ -134,6 +134,19 @@ def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequ
     return successor
 
 
+def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, str]], *, cause: str) -> None:
+    """Tells the feed that what belongs to these orders changed: (order id, kind of change). Orders not held: silent."""
+    query = sa.text("""
+        INSERT INTO order_changes (account_id, order_id, version, kinds, cause)
+        SELECT account_id, order_id, version, :kinds, :cause FROM orders WHERE account_id = :account AND order_id = :id
+    """)
+    by_order: dict[str, set[str]] = {}
+    for order_id, kind in found:
+        by_order.setdefault(order_id, set()).add(kind)
+    for order_id, kinds in by_order.items():
+        tx.execute(query, {"account": account_id, "id": order_id, "kinds": sorted(kinds), "cause": cause})
+
+
 def _record_distinct(
     tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading], *, cause: str
 ) -> Recorded:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +23,15 @@ _KIND_BY_FIELD = {
     "fulfillment": "order.fulfillment_changed",
 }
 OTHER = "order.other_changed"
+
+
+class Seen(Protocol):
+    """Bytes as a head compares them: when the request for them was sent, and their hash."""
+
+    @property
+    def sent_at(self) -> datetime: ...
+    @property
+    def sha256(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
     return Unreadable(sent_at, body, digest) if facts is None else Reading(sent_at, body, digest, facts)
 
 
-def judge(head: Head | None, reading: Reading) -> Verdict:
+def judge(head: Head | None, reading: Seen) -> Verdict:
     """Same bytes are no new version; an older reading never overwrites a newer one."""
     if head is None:
         return Verdict.NEW
@@ -100,7 +110,7 @@ def judge(head: Head | None, reading: Reading) -> Verdict:
     return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED
 
 
-def place(kept: Sequence[Kept], reading: Reading) -> Late:
+def place(kept: Sequence[Kept], reading: Seen) -> Late:
     """A late reading shows a state we do not hold if it differs from what was seen just before and just after it."""
     before = max((one for one in kept if one.read_at <= reading.sent_at), key=lambda one: one.read_at, default=None)
     after = min((one for one in kept if one.read_at > reading.sent_at), key=lambda one: one.read_at, default=None)

@@ -55,9 +55,9 @@ _HASTEN = sa.text("""
 _WAKE = sa.text("""
     INSERT INTO syncs (account_id, kind, due_at)
     SELECT a.id, k.kind, clock_timestamp()
-      FROM accounts a CROSS JOIN (VALUES ('journal'), ('listing'), ('sweep')) AS k (kind)
+      FROM accounts a CROSS JOIN (VALUES ('journal'), ('listing'), ('sweep'), ('extras')) AS k (kind)
       LEFT JOIN syncs s ON s.account_id = a.id AND s.kind = k.kind
-     WHERE a.status = 'active' AND NOT a.paused AND s.due_at IS NULL
+     WHERE a.status = 'active' AND NOT a.paused AND s.due_at IS NULL AND (k.kind <> 'extras' OR a.extras <> '{}')
         ON CONFLICT (account_id, kind) DO UPDATE SET due_at = excluded.due_at, rung_at = NULL, failures = 0
 """)
 
