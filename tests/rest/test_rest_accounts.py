@@ -167,3 +167,14 @@ def run(world: "World", account_id: UUID, *, kind: str, status: str, inserted: i
         expected=expected,
     )
     return str(run_id)
+
+
+def test_an_account_shows_what_could_cost_it_orders(world: "World") -> None:
+    account = world.account()
+    assert world.ask.get(f"/accounts/{account}").json()["warnings"] == []
+    world.execute("UPDATE accounts SET connected_at = now() - interval '50 days' WHERE id = :a", a=account)
+    shown = world.ask.get(f"/accounts/{account}").json()["warnings"]
+    assert [one["code"] for one in shown] == ["cliff_near", "journal_gap_near", "certificate_old"]
+    assert all(one["sentence"].endswith(".") for one in shown)
+    listed = {one["id"]: one["warnings"] for one in world.ask.get("/accounts").json()["items"]}
+    assert listed[str(account)] == shown

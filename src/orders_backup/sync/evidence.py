@@ -147,6 +147,14 @@ def held(tx: Connection, account_id: UUID, *, since: datetime, statuses: Sequenc
     return int(tx.execute(query, {"account": account_id, "since": since, "statuses": list(statuses)}).scalar_one())
 
 
+def held_since(tx: Connection, account_id: UUID, moment: datetime) -> int:
+    """How many of our orders have this `updatedAt` or a younger one."""
+    query = sa.text("""
+        SELECT count(*) FROM orders WHERE account_id = :account AND updated_at >= :moment AND gone_at IS NULL
+    """)
+    return int(tx.execute(query, {"account": account_id, "moment": moment}).scalar_one())
+
+
 def statuses_held(tx: Connection, account_id: UUID, *, since: datetime, until: datetime) -> list[str]:
     """The fulfilment statuses that our orders bought in this time are in."""
     query = sa.text("""

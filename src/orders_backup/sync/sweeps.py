@@ -84,6 +84,7 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
 
     Each page begins where the one before ended, by its moment and not by an offset: what changes meanwhile moves to
     the end of the list and is met again there. Only the last page makes it enough. False where the slice ended first.
+    A list with fewer changes than we know of is believed only the third time: an order may have been merged away.
     """
     enough = run.started_at - nets.OVERLAP
     with database.transaction(job.runtime.db) as tx:
@@ -95,20 +96,15 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
             return False
         page = job.calls.ask(Route.ORDERS, partial(_ask, job, since, offset))
         readings = listing.read(page)
-        _store(job, run, readings)
-        wrong = plan.fault(
-            total=page.total_count,
-            before=None,
-            offset=offset,
-            rows=len(readings),
-            inside=all(_is_since(since, one) for one in readings),
-        )
+        held = _store(job, run, readings, since=since)
+        wrong = _fault(page, readings, since=since, offset=offset)
+        if wrong is None and page.total_count < held and unsound < ATTEMPTS - 1:
+            wrong = f"{page.total_count} changes were listed and {held} are known"
         if wrong is not None:
-            unsound += 1
+            unsound, offset = unsound + 1, 0
             log.warning("sweep_restarted", account_id=str(job.account_id), attempts=unsound, note=wrong)
             if unsound >= ATTEMPTS:
                 raise AllegroAnswerError(f"Allegro's list by change was unsound: {wrong}.")
-            offset = 0
             continue
         newest = max((one for one in map(_updated_at, readings) if one is not None), default=since)
         is_last = offset + len(readings) >= page.total_count
@@ -128,13 +124,20 @@ def _ask(job: Job, since: datetime, offset: int, token: str) -> OrderPage:
     return client.orders_updated(job.runtime.allegro, token, since=since, offset=offset)
 
 
-def _store(job: Job, run: "Row[Any]", readings: list[Reading | Unreadable]) -> None:
+def _fault(page: OrderPage, readings: list[Reading | Unreadable], *, since: datetime, offset: int) -> str | None:
+    inside = all(_is_since(since, one) for one in readings)
+    return plan.fault(total=page.total_count, before=None, offset=offset, rows=len(readings), inside=inside)
+
+
+def _store(job: Job, run: "Row[Any]", readings: list[Reading | Unreadable], *, since: datetime) -> int:
+    """Stores a page; how many changes since then are known now."""
     job.runtime.codec.prepare(job.runtime.db, [])
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         recorded, _ = jobs.record(tx, job, readings, cause="sweep")
         state.count(tx, run.id, recorded)
         discoveries.note_found(tx, job.account_id, readings, recorded, net="updated_sweep", now=job.now())
+        return evidence.held_since(tx, job.account_id, since)
 
 
 def _updated_at(reading: Reading | Unreadable) -> datetime | None:
