@@ -48,7 +48,7 @@ def test_a_seller_who_agrees_becomes_active_and_is_synced(online: Runtime, world
     with database.transaction(online.db) as tx:
         state.wake(tx)
     due = {row[0] for row in shop.rows("SELECT kind FROM syncs WHERE account_id = :account AND due_at IS NOT NULL")}
-    assert due >= {"journal", "listing", "sweep"}
+    assert due == {"journal", "listing", "sweep", "extras"}
 
 
 def test_until_he_agrees_the_account_waits(online: Runtime, world: World) -> None:
