@@ -120,6 +120,23 @@ def test_whoever_asks_all_the_time_gets_at_least_92_percent(limit: int) -> None:
     assert 0.92 * limit * 10 <= ten_minutes <= 0.97 * limit * 10 + limit * budget.BURST_SHARE
 
 
+@given(limits)
+@example(300)
+def test_requests_that_arrive_late_do_not_make_a_minute_fuller_than_the_limit(limit: int) -> None:
+    """What was taken in the two seconds before a minute may arrive in it."""
+    until = START + MINUTE + timedelta(seconds=budget.DELAY)
+    assert greedy(Bucket("one", limit), Level(START), since=START, until=until, step=0.2) <= limit
+
+
+def test_work_that_others_would_starve_is_told_when_its_own_share_comes() -> None:
+    bucket = Bucket("one", 9000)
+    below = START + timedelta(seconds=(bucket.burst - 20) / bucket.rate)
+    level = Level(below, own={Priority.BACKFILL.name: (START + timedelta(seconds=0.2)).timestamp()})
+    count, told = budget.room(bucket, level, now=START, priority=Priority.BACKFILL)
+    assert (count, told) == (0, START + timedelta(seconds=0.2))
+    assert budget.room(bucket, level, now=told, priority=Priority.BACKFILL)[0] == 1
+
+
 @given(limits, levels, st.sampled_from(Priority))
 @profile(max_examples=200)
 def test_whoever_waits_as_told_gets_a_request(limit: int, level: Level, priority: Priority) -> None:

@@ -80,6 +80,19 @@ def test_a_freed_slot_goes_to_the_kind_that_holds_fewer(db: Engine) -> None:
     assert len(held) == SLOTS // 2
 
 
+def test_where_there_is_one_slot_for_what_lasts_every_kind_of_it_comes_to_it(db: Engine) -> None:
+    add(db, 60, "listing", due_for=timedelta(hours=1))
+    fulls = add(db, 60, "listing", succeeded=True)
+    kinds = set()
+    for _ in range(50):
+        [key] = ring(db, slots=2)
+        lease = claim(db, key)
+        assert lease
+        kinds.add(key["account_id"] in fulls)
+        settle(db, lease)
+    assert kinds == {True, False}
+
+
 def test_accounts_that_fail_are_tried_in_a_quarter_of_the_slots_and_delay_nobody(db: Engine) -> None:
     poison = add(db, 50, "journal", failures=3, due_for=timedelta(hours=1))
     well = add(db, 5, "journal", due_for=timedelta(seconds=1))
