@@ -256,6 +256,24 @@ def test_an_old_dump_costs_no_login(
     assert stored.calls() == stored.seller_id
 
 
+@pytest.mark.parametrize("lost", ["nothing", "disk"])
+def test_a_young_dump_shows_allegro_no_dead_token(
+    stored: Login, tmp_path_factory: pytest.TempPathFactory, lost: str
+) -> None:
+    """Its access token has not expired, but is dead: the 401 is enough to look in the journal."""
+    dump = tmp_path_factory.mktemp("dump") / "dump"
+    stored.rotates(1)
+    stored.dumps(dump)
+    tokens.refresh(stored.runtime, stored.account_id, seen=2)
+    stored.sweeps()
+    stored.restores(dump)
+    if lost == "disk":
+        stored.loses_its_disk()
+    assert stored.calls() == stored.seller_id
+    assert stored.generation == 3
+    assert {use.outcome for use in stored.world.tokens} == {"ok"}
+
+
 @pytest.mark.parametrize("lost", ["nothing", "disk", "storage"])
 def test_a_dump_of_a_paused_account_is_found_out_at_its_next_refresh(
     stored: Login, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory, lost: str
