@@ -470,7 +470,18 @@ def test_a_late_second_pair_serves_when_the_first_is_dead(login: Login) -> None:
     assert login.calls() == login.seller_id
 
 
-# Keys
+# Fences
+
+
+def test_a_pair_that_somebody_overtook_is_not_taken_over(login: Login) -> None:
+    older = pairs.seal(login.runtime, login.account_id, 2, oauth.Pair("a", "r", 43199), now=login.clockwork.now())
+    tokens.refresh(login.runtime, login.account_id, seen=1)
+    tokens.refresh(login.runtime, login.account_id, seen=2)
+    with database.transaction(login.runtime.db) as tx:
+        assert not pairs.take_over(tx, login.account_id, 2, older)
+        assert not pairs.renew(tx, login.account_id, 1, older)
+    assert login.generation == 3
+    assert login.calls() == login.seller_id
 
 
 def test_a_pair_of_another_account_or_generation_is_not_taken(login: Login) -> None:
