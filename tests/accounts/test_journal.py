@@ -266,6 +266,7 @@ def test_a_young_dump_shows_allegro_no_dead_token(
     stored.dumps(dump)
     tokens.refresh(stored.runtime, stored.account_id, seen=2)
     stored.sweeps()
+    stored.clockwork.passes(300)  # the grace is over
     stored.restores(dump)
     if lost == "disk":
         stored.loses_its_disk()
