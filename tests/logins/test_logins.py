@@ -31,6 +31,9 @@ from orders_backup.settings import Settings
 
 __all__ = ["bucket", "make_clockwork", "make_login"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Who is killed leaves files open; in one process Python notices that, where a system would have closed them."""
+
 RUNS = int(os.environ.get("LOGINS", "40"))
 """Kills at random steps; of the other faults a fiftieth to a third as many. `make logins`: 1,000."""
 SEED = int(os.environ.get("LOGINS_SEED", str(random.randrange(10**6))))
