@@ -256,6 +256,25 @@ def test_an_old_dump_costs_no_login(
     assert stored.calls() == stored.seller_id
 
 
+@pytest.mark.parametrize("lost", ["nothing", "disk"])
+def test_a_young_dump_shows_allegro_no_dead_token(
+    stored: Login, tmp_path_factory: pytest.TempPathFactory, lost: str
+) -> None:
+    """Its access token has not expired, but is dead: the 401 is enough to look in the journal."""
+    dump = tmp_path_factory.mktemp("dump") / "dump"
+    stored.rotates(1)
+    stored.dumps(dump)
+    tokens.refresh(stored.runtime, stored.account_id, seen=2)
+    stored.sweeps()
+    stored.clockwork.passes(300)  # the grace is over
+    stored.restores(dump)
+    if lost == "disk":
+        stored.loses_its_disk()
+    assert stored.calls() == stored.seller_id
+    assert stored.generation == 3
+    assert {use.outcome for use in stored.world.tokens} == {"ok"}
+
+
 @pytest.mark.parametrize("lost", ["nothing", "disk", "storage"])
 def test_a_dump_of_a_paused_account_is_found_out_at_its_next_refresh(
     stored: Login, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory, lost: str
@@ -452,7 +471,18 @@ def test_a_late_second_pair_serves_when_the_first_is_dead(login: Login) -> None:
     assert login.calls() == login.seller_id
 
 
-# Keys
+# Fences
+
+
+def test_a_pair_that_somebody_overtook_is_not_taken_over(login: Login) -> None:
+    older = pairs.seal(login.runtime, login.account_id, 2, oauth.Pair("a", "r", 43199), now=login.clockwork.now())
+    tokens.refresh(login.runtime, login.account_id, seen=1)
+    tokens.refresh(login.runtime, login.account_id, seen=2)
+    with database.transaction(login.runtime.db) as tx:
+        assert not pairs.take_over(tx, login.account_id, 2, older)
+        assert not pairs.renew(tx, login.account_id, 1, older)
+    assert login.generation == 3
+    assert login.calls() == login.seller_id
 
 
 def test_a_pair_of_another_account_or_generation_is_not_taken(login: Login) -> None:

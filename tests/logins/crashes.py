@@ -1,6 +1,5 @@
 """A process in this process: it dies at any line of ours, like kill -9, and its database can be away."""
 
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +96,3 @@ def steps_of(work: Callable[[], None], at: int, happens: Callable[[], None]) -> 
 
 def kill() -> None:
     raise Killed
-
-
-def chosen(draw: random.Random, steps: int) -> int:
-    return draw.randint(1, max(steps, 1))

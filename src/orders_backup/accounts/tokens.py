@@ -108,16 +108,23 @@ def _known(runtime: Runtime, account_id: UUID, *, seen: int, refused: bool) -> A
         now = database.clock(tx)
     if row is None or row.generation > seen:
         return pairs.access(runtime, account_id, row)
-    try:
-        found = recovery.look(runtime, account_id, everywhere=refused)
-    except StorageUnavailableError:
-        log.warning("token_journal_missed", account_id=str(account_id))
-        found = None
-    if found is not None and found.outcome != "level":
+    is_late = row.access_expires_at <= now  # an outage of hours, or a restored database
+    is_newer, _ = _looked(runtime, account_id, everywhere=refused or is_late)
+    if is_newer:
         token = current(runtime, account_id)
         return token if token.expires_at > now else token.generation
     _need_nobody_at_it(row, now)
     return seen
+
+
+def _looked(runtime: Runtime, account_id: UUID, *, everywhere: bool, spare: bool = False) -> tuple[bool, bool]:
+    """Whether the row has a newer pair now, or none any more; and whether all places were looked at."""
+    try:
+        found, is_all = recovery.look(runtime, account_id, everywhere=everywhere, spare=spare), True
+    except StorageUnavailableError:
+        log.warning("token_journal_missed", account_id=str(account_id))
+        found, is_all = recovery.look(runtime, account_id, everywhere=False, spare=spare), False
+    return found is not None and found.outcome != "level", is_all
 
 
 def _take_permit(runtime: Runtime, account_id: UUID) -> None:
@@ -187,14 +194,10 @@ def _after_failure(runtime: Runtime, account_id: UUID, begun: _Begun, error: All
     is_refused = _is_refused(error)
     is_final = is_refused and begun.was_refused and begun.intent_at >= begun.first_at + GRACE
     if is_refused:
-        try:
-            found = recovery.look(runtime, account_id, everywhere=True, spare=is_final)
-        except StorageUnavailableError:
-            log.warning("token_journal_missed", account_id=str(account_id))
-            is_final = False
-        else:
-            if found is not None and found.outcome != "level":
-                return current(runtime, account_id)
+        is_newer, is_all = _looked(runtime, account_id, everywhere=True, spare=is_final)
+        if is_newer:
+            return current(runtime, account_id)
+        is_final &= is_all
     raise _settled(runtime, account_id, begun, error, is_final=is_final) from None
 
 
