@@ -9,7 +9,7 @@ from allegro_simulator.http import Fault, Response
 TOKEN_PATH = "/auth/oauth/token"  # noqa: S105 - a path
 LIST_PATH = "/order/checkout-forms"
 ON_LISTS = frozenset({"wrong_total", "ignored_filter", "shifted_page"})
-KINDS = frozenset({"status", "reset", "truncated", "slow", "html", "lost_token_answer"}) | ON_LISTS
+KINDS = frozenset({"status", "reset", "truncated", "slow", "html", "answer", "lost_token_answer"}) | ON_LISTS
 
 
 @dataclass(slots=True)
@@ -17,8 +17,8 @@ class Planned:
     """A fault that waits for its requests; `times` None means until cleared.
 
     params: `code`, `body` ("json"|"html"), `variant` ("client"|"resource"), `retry_after` for status;
-    `seconds` for slow; `keep` (0..1) for truncated; `delta` for wrong_total; `names` for ignored_filter;
-    `by` (rows) for shifted_page.
+    `body` (bytes), `code` (200), `content_type` (JSON) and `headers` (pairs) for answer; `seconds` for slow;
+    `keep` (0..1) for truncated; `delta` for wrong_total; `names` for ignored_filter; `by` (rows) for shifted_page.
     """
 
     kind: str
@@ -69,7 +69,7 @@ def outage(board: Switchboard, now: float) -> Response | None:
 
 def loses_answer(planned: Planned) -> bool:
     """Whether the client never gets the whole of the true answer."""
-    return planned.kind in {"status", "reset", "truncated", "html", "lost_token_answer"}
+    return planned.kind in {"status", "reset", "truncated", "html", "answer", "lost_token_answer"}
 
 
 def needs_processing(planned: Planned) -> bool:
@@ -84,6 +84,9 @@ def spoiled(planned: Planned, response: Response | None, path: str) -> Response:
         return _status_answer(params, path)
     if planned.kind == "html":
         return answers.page(200, "<!doctype html><title>Allegro</title><p>Przerwa techniczna</p>")
+    if planned.kind == "answer":
+        whole = answers.answer(int(params.get("code", 200)), params["body"], params.get("content_type", answers.VENDOR))
+        return replace(whole, headers=[*whole.headers, *params.get("headers", ())])
     sent = response or Response(0, [], b"")
     if planned.kind in {"reset", "lost_token_answer"}:
         return replace(sent, fault=Fault("reset"))

@@ -28,6 +28,7 @@ from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
 from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
 from orders_backup.sync import http as sync
+from orders_backup.sync import set_aside_http as set_aside
 
 MAX_BODY_BYTES = 1024 * 1024
 BROKER_TIMEOUT = 2.0
@@ -50,7 +51,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Observed)
     problems.install(app)
-    for room in (accounts, sync, orders):
+    for room in (accounts, sync, set_aside, orders):
         app.include_router(room.router)
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):

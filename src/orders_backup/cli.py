@@ -38,6 +38,10 @@ keys = typer.Typer(help="API keys.", epilog="Example: orders-backup keys list", 
 accounts = typer.Typer(help="Sellers' accounts.", epilog="Example: orders-backup accounts list", no_args_is_help=True)
 app.add_typer(keys, name="keys", rich_help_panel=None)
 app.add_typer(accounts, name="accounts", rich_help_panel=None)
+aside = typer.Typer(
+    help="What could not be read.", epilog="Example: orders-backup set-aside list 6b1f…", no_args_is_help=True
+)
+app.add_typer(aside, name="set-aside", rich_help_panel=None)
 
 DataDir = Annotated[
     Path | None,
@@ -333,7 +337,94 @@ def _print_certificate(found: "Certificate") -> None:
         counts = f"listed {window.listed}, stored {window.stored}, missing {window.missing}"
         typer.echo(f"  {span}  {window.status}: {counts}" + (f" ({window.note})" if window.note else ""))
     typer.echo(f"Listed {found.listed}, stored {found.stored}, missing {found.missing}, set aside {found.set_aside}.")
+    if found.unreadable or found.acknowledged:
+        typer.echo(f"Unreadable {found.unreadable}; of what is set aside {found.acknowledged} acknowledged.")
     typer.echo(f"Kept: {found.orders} orders in {found.versions} versions.")
+
+
+# What could not be read, and what is new at Allegro
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `set-aside list` prints them; none: all.")]
+
+
+@aside.command("list", epilog="Example: orders-backup set-aside list 6b1f… --json")
+def list_set_aside(account_id: AccountId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List orders that failed five times, and bytes that name no order."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    found: list[set_aside.Item] = []
+    with _account(data_dir, account_id) as runtime, db.snapshot(runtime.db) as tx:
+        more, after = True, None
+        while more:
+            some, after = set_aside.page(tx, account_id, after=after, limit=1000)
+            found, more = [*found, *some], after is not None
+    if as_json:
+        _print_json(found)
+        return
+    for item in found:
+        noted = f"  acknowledged: {item.acknowledged_reason}" if item.acknowledged_at else ""
+        typer.echo(f"{item.kind}  {item.id}  since {item.first_seen:%Y-%m-%d %H:%M} UTC  {item.last_error}{noted}")
+
+
+@aside.command("retry", epilog="Example: orders-backup set-aside retry 6b1f…")
+def retry_set_aside(account_id: AccountId, ids: Ids = None, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Read them again: orders by the workers, at once; bytes by this program, here and now."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    with _account(data_dir, account_id) as runtime, db.transaction(runtime.db) as tx:
+        found = set_aside.retry(tx, runtime.codec, account_id, ids or None, now=db.clock(tx))
+    if as_json:
+        _print_json(found)
+    else:
+        counts = f"{found.due} orders are due now, {found.understood} unreadable ones are understood"
+        typer.echo(f"{counts}, {found.unreadable} are not.")
+
+
+@aside.command(
+    "acknowledge", epilog="Example: orders-backup set-aside acknowledge 6b1f… 9f3c… --reason 'sent by Allegro'"
+)
+def acknowledge_set_aside(
+    account_id: AccountId,
+    reason: Annotated[str, typer.Option(help="Why nothing more can be done; it is kept.")],
+    ids: Ids = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take note of what nobody can read, so that the certificate can be complete; it goes on naming them."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    if not reason.strip():
+        raise InvalidRequestError("--reason must say something.")
+    with _account(data_dir, account_id) as runtime, db.transaction(runtime.db) as tx:
+        noted = set_aside.acknowledge(tx, account_id, ids or None, reason=reason.strip()[:500])
+    _print_json({"acknowledged": noted}) if as_json else typer.echo(f"{noted} acknowledged.")
+
+
+@app.command(epilog="Example: orders-backup drift --json")
+def drift(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List in what Allegro's documents differ from the shape this program knows: new fields, unknown values."""
+    from orders_backup import db
+    from orders_backup import drift as drifts
+
+    with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
+        found = drifts.findings(tx)
+    if as_json:
+        _print_json(found)
+        return
+    for one in found:
+        value = f" {one.value}" if one.value else ""
+        typer.echo(f"{one.first_seen:%Y-%m-%d}  {one.kind}  {one.path}{value}  seen {one.seen} times")
+
+
+@contextmanager
+def _account(data_dir: Path | None, account_id: uuid.UUID) -> "Iterator[Runtime]":
+    """A runtime, if there is such an account. Raises NotFoundError."""
+    with _runtime(data_dir) as runtime:
+        _find(runtime, account_id)
+        yield runtime
 
 
 # Shapes and plumbing

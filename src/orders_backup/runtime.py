@@ -1,6 +1,6 @@
 """Composition root: settings become real things here and nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from sqlalchemy.engine import Engine
@@ -9,6 +9,7 @@ from orders_backup import db as database
 from orders_backup import vault as vaults
 from orders_backup.allegro import client, oauth
 from orders_backup.codec import Codec
+from orders_backup.drift import Drift
 from orders_backup.errors import SettingsError
 from orders_backup.settings import Settings, parse_keys
 
@@ -24,6 +25,7 @@ class Runtime:
     clock: database.Clock
     allegro: client.Client
     oauth: oauth.OAuth
+    drift: Drift = field(default_factory=Drift)
 
     def close(self) -> None:
         self.allegro.close()

@@ -10,6 +10,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from orders_backup.allegro import answers
 from orders_backup.allegro.client import check
 from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, TokenRefusedError
 
@@ -83,7 +84,7 @@ def connect(
     http = httpx.Client(
         base_url=base_url,
         auth=(client_id, client_secret),
-        headers={"Accept": "application/json", "User-Agent": user_agent},
+        headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": user_agent},
         timeout=httpx.Timeout(connect=3, pool=1, write=2, read=6),
         trust_env=False,
         transport=transport,
@@ -121,7 +122,7 @@ def _token(oauth: OAuth, form: dict[str, str]) -> Pair:
 
 def _post(oauth: OAuth, path: str, form: dict[str, str], shape: type[T]) -> T:
     try:
-        answer = oauth.http.post(path, data=form)
+        answer = answers.send(oauth.http, "POST", path, data=form)
     except httpx.HTTPError as error:
         raise AllegroUnavailableError(
             f"Allegro's authorization server did not answer: {type(error).__name__}."

@@ -9,6 +9,8 @@ import msgspec
 from pydantic import GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
 
+from orders_backup.drift import Finding
+
 Document = Annotated[
     msgspec.Raw,
     GetPydanticSchema(lambda _source, _handler: core_schema.any_schema()),
@@ -128,6 +130,14 @@ class ChangePage:
     items: list[Change]
     next_cursor: str
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPage:
+    """Everything that was found in Allegro's documents and is not known, or is known and was missed."""
+
+    items: list[Finding]
+    next_cursor: None
 
 
 def document(body: bytes | None) -> msgspec.Raw | None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup.errors import NotFoundError
-from orders_backup.sync import plan, state
+from orders_backup.sync import plan, set_aside, state
 from orders_backup.sync.plan import Window
 from orders_backup.tables import accounts, orders, owed_orders, sync_history, unreadable_orders
 
@@ -61,6 +61,7 @@ class Certificate:
     explained: int
     set_aside: int
     unreadable: int
+    acknowledged: int
     owed: int
     orders: int
     versions: int
@@ -81,7 +82,8 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
     run = _newest_run(tx, account_id)
     rows = state.windows(tx, account_id, run.id) if run is not None else []
     proven = [_proven(row) for row in rows]
-    aside, owed = _debts(tx, account_id)
+    aside, unanswered, owed = _debts(tx, account_id)
+    unanswered += set_aside.open_unreadable(tx, account_id)
     unreadable = tx.execute(
         sa.select(sa.func.count()).select_from(unreadable_orders).where(unreadable_orders.c.account_id == account_id)
     ).scalar_one()
@@ -90,7 +92,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
             orders.c.account_id == account_id
         )
     ).one()
-    questions = _questions(run, proven, aside=aside + unreadable, owed=owed)
+    questions = _questions(run, proven, aside=unanswered, owed=owed)
     return Certificate(
         account_id=account_id,
         complete=not questions,
@@ -107,6 +109,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
         explained=sum(one.explained for one in proven),
         set_aside=aside,
         unreadable=unreadable,
+        acknowledged=aside + unreadable - unanswered,
         owed=owed,
         orders=kept[0],
         versions=int(kept[1]),
@@ -162,9 +165,9 @@ def _questions(run: "Row[Any] | None", proven: Sequence[Proven], *, aside: int, 
     return found
 
 
-def _debts(tx: Connection, account_id: UUID) -> tuple[int, int]:
-    """How many orders are set aside, and how many are owed."""
-    aside = owed_orders.c.set_aside_at.is_not(None)
-    query = sa.select(sa.func.count().filter(aside), sa.func.count().filter(~aside))
-    row = tx.execute(query.where(owed_orders.c.account_id == account_id)).one()
-    return row[0], row[1]
+def _debts(tx: Connection, account_id: UUID) -> tuple[int, int, int]:
+    """How many orders are set aside, how many of these nobody has acknowledged, and how many are owed."""
+    aside, unanswered = owed_orders.c.set_aside_at.is_not(None), owed_orders.c.acknowledged_at.is_(None)
+    counts = (sa.func.count().filter(one) for one in (aside, sa.and_(aside, unanswered), ~aside))
+    row = tx.execute(sa.select(*counts).where(owed_orders.c.account_id == account_id)).one()
+    return row[0], row[1], row[2]

@@ -5,7 +5,7 @@ exactly that many orders seen since the window was begun. Anything else and the 
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from orders_backup import db as database
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import OrderPage
-from orders_backup.errors import OrdersBackupError
+from orders_backup.errors import AllegroUnreadableError, OrdersBackupError
 from orders_backup.orders import changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
@@ -67,7 +67,10 @@ def _count(listing: Listing) -> None:
     """One call: as many as we hold, or else the window is halved until it is small enough to be listed."""
     job, window = listing.job, listing.window
     started_at = job.now()
-    page = _ask(listing, 0, limit=1)
+    try:
+        page = _ask(listing, 0, limit=1)
+    except AllegroUnreadableError:
+        page = _beyond_all(listing)
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         found = state.stored_in(tx, window)
@@ -85,7 +88,12 @@ def _begin(listing: Listing) -> None:
     """The first page tells the window's size; one that is too large is halved, and what it held is stored anyway."""
     job, window, run = listing.job, listing.window, listing.run
     started_at = job.now()
-    page = _ask(listing, 0)
+    try:
+        page: OrderPage | None = _ask(listing, 0, limit=window.page_size)
+    except AllegroUnreadableError as error:
+        page = _narrowed(listing, error)
+    if page is None:
+        return
     job.runtime.codec.prepare(job.runtime.db, page.orders)
     readings = _read(page)
     with database.transaction(job.runtime.db) as tx:
@@ -100,17 +108,20 @@ def _begin(listing: Listing) -> None:
             return
         begun = state.next_window(tx, job.account_id, run.id)
         if begun is not None:
-            _take(tx, Listing(job, run, begun, listing.cause), page, readings, offset=0)
+            _take(tx, Listing(job, run, begun, listing.cause), page, readings, offset=0, limit=window.page_size)
 
 
 def _go_on(listing: Listing) -> None:
     """The next pages, several on the way at once, stored in their order, each in a transaction of its own."""
     job, window = listing.job, listing.window
-    offsets = list(range(window.next_offset, window.total_count, client.LIST_LIMIT))
+    offsets = list(range(window.next_offset, window.total_count, window.page_size))
     permits = job.calls.permits(Route.ORDERS, min(BLOCK, len(offsets)))
     batch = offsets[: min(permits, jobs.IN_FLIGHT)]
-    pages = jobs.side_by_side(batch, partial(_ask, listing))
-    for offset, page in zip(batch, pages, strict=True):
+    pages = jobs.side_by_side(batch, partial(_ask, listing, limit=window.page_size))
+    for offset, answer in zip(batch, pages, strict=True):
+        page = _narrowed(listing, answer) if isinstance(answer, AllegroUnreadableError) else answer
+        if page is None:
+            return
         if isinstance(page, OrdersBackupError):
             raise page
         readings = _read(page)
@@ -119,7 +130,31 @@ def _go_on(listing: Listing) -> None:
             current = state.next_window(tx, job.account_id, listing.run.id)
             if current is None or current.next_offset != offset or current.attempts != window.attempts:
                 return
-            _take(tx, Listing(job, listing.run, current, listing.cause), page, readings, offset=offset)
+            taken = Listing(job, listing.run, current, listing.cause)
+            _take(tx, taken, page, readings, offset=offset, limit=window.page_size)
+
+
+def _narrowed(listing: Listing, error: AllegroUnreadableError) -> OrderPage | None:
+    """What to do about a page that is broken or too large: it is asked for again with half as many orders, None.
+
+    What is left in the end is one row, and stands for itself, as long as Allegro answers sensibly beyond the list's
+    end: else it is Allegro that is ill, and not an order. The size is written down, because the budget may end first.
+    """
+    job, window = listing.job, listing.window
+    if window.page_size > 1:
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            state.update_window(tx, window, page_size=window.page_size // 2)
+        log.warning("page_narrowed", account_id=str(job.account_id), page_size=window.page_size // 2)
+        return None
+    beyond = _beyond_all(listing)
+    log.error("order_set_aside", account_id=str(job.account_id), order_id=None, code=error.code)
+    return OrderPage(beyond.sent_at, [error.body], beyond.total_count, broken=str(error))
+
+
+def _beyond_all(listing: Listing) -> OrderPage:
+    """The last row that can be asked for: it tells totalCount, and mostly holds nothing."""
+    return _ask(listing, client.RESULT_CAP - 1, limit=1)
 
 
 def _ask(listing: Listing, offset: int, *, limit: int = client.LIST_LIMIT) -> OrderPage:
@@ -133,11 +168,13 @@ def _ask(listing: Listing, offset: int, *, limit: int = client.LIST_LIMIT) -> Or
 
 
 def _read(page: OrderPage) -> list[Reading | Unreadable]:
+    if page.broken is not None:
+        return [changes.unreadable(page.sent_at, body, page.broken) for body in page.orders]
     return [changes.read(page.sent_at, body) for body in page.orders]
 
 
 def _take(
-    tx: Connection, listing: Listing, page: OrderPage, readings: list[Reading | Unreadable], *, offset: int
+    tx: Connection, listing: Listing, page: OrderPage, readings: list[Reading | Unreadable], *, offset: int, limit: int
 ) -> None:
     """Stores a page, then says whether it was sound: an unsound one is stored too, and its window begins again."""
     unplaced = _record(tx, listing, readings)
@@ -147,7 +184,8 @@ def _take(
         before=window.total_count,
         offset=offset,
         rows=len(page.orders),
-        inside=all(_inside(window, one) for one in readings),
+        inside=all(_inside(window, one) for one in readings if _is_placed(listing, one)),
+        limit=limit,
     )
     reached = offset + len(page.orders)
     if wrong is not None:
@@ -155,7 +193,8 @@ def _take(
     elif reached >= page.total_count:
         _prove(tx, listing, listed=reached, set_aside=window.set_aside + unplaced)
     else:
-        state.update_window(tx, window, next_offset=reached, listed=reached)
+        wider = min(limit * 2, client.LIST_LIMIT)
+        state.update_window(tx, window, next_offset=reached, listed=reached, page_size=wider)
 
 
 def _prove(tx: Connection, listing: Listing, *, listed: int, set_aside: int) -> None:
@@ -216,7 +255,7 @@ def _record(tx: Connection, listing: Listing, readings: list[Reading | Unreadabl
     """
     recorded, _ = jobs.record(tx, listing.job, readings, cause=listing.cause)
     state.count(tx, listing.run.id, recorded)
-    unplaced = sum(isinstance(one, Unreadable) or one.facts.ordered_at is None for one in readings)
+    unplaced = sum(not _is_placed(listing, one) for one in readings)
     caught = Recorded() if listing.run.kind == "backfill" else recorded
     if caught.inserted or caught.updated or unplaced:
         state.caught(tx, listing.window, caught, unplaced=unplaced)
@@ -228,11 +267,15 @@ def _is_within_reach(listing: Listing) -> bool:
     return within
 
 
+def _is_placed(listing: Listing, reading: Reading | Unreadable) -> bool:
+    """Whether the order says when it was bought, and not in the year 1 or 9999: else no window can count it."""
+    bought = None if isinstance(reading, Unreadable) else reading.facts.ordered_at
+    return bought is not None and plan.BEGINNING <= bought < listing.run.started_at + timedelta(days=1)
+
+
 def _inside(window: "Row[Any]", reading: Reading | Unreadable) -> bool:
-    """Whether the order belongs into the window; one whose purchase time cannot be read is not held against it."""
-    if isinstance(reading, Unreadable) or reading.facts.ordered_at is None:
-        return True
-    inside: bool = window.window_from <= reading.facts.ordered_at < window.window_to
+    """Whether the order, whose purchase time is known, belongs into the window."""
+    inside: bool = window.window_from <= reading.facts.ordered_at < window.window_to  # type: ignore[union-attr]
     return inside
 
 
