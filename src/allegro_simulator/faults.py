@@ -80,13 +80,8 @@ def needs_processing(planned: Planned) -> bool:
 def spoiled(planned: Planned, response: Response | None, path: str) -> Response:
     """What leaves in place of `response`, which is None when the request was not processed."""
     params = planned.params
-    if planned.kind == "status":
-        return _status_answer(params, path)
-    if planned.kind == "html":
-        return answers.page(200, "<!doctype html><title>Allegro</title><p>Przerwa techniczna</p>")
-    if planned.kind == "answer":
-        whole = answers.answer(int(params.get("code", 200)), params["body"], params.get("content_type", answers.VENDOR))
-        return replace(whole, headers=[*whole.headers, *params.get("headers", ())])
+    if planned.kind in {"status", "html", "answer"}:
+        return _another(planned, path)
     sent = response or Response(0, [], b"")
     if planned.kind in {"reset", "lost_token_answer"}:
         return replace(sent, fault=Fault("reset"))
@@ -95,6 +90,16 @@ def spoiled(planned: Planned, response: Response | None, path: str) -> Response:
     if planned.kind == "slow":
         return replace(sent, fault=Fault("slow", seconds=float(params.get("seconds", 1.0))))
     return sent
+
+
+def _another(planned: Planned, path: str) -> Response:
+    params = planned.params
+    if planned.kind == "status":
+        return _status_answer(params, path)
+    if planned.kind == "html":
+        return answers.page(200, "<!doctype html><title>Allegro</title><p>Przerwa techniczna</p>")
+    whole = answers.answer(int(params.get("code", 200)), params["body"], params.get("content_type", answers.VENDOR))
+    return replace(whole, headers=[*whole.headers, *params.get("headers", ())])
 
 
 def _possible(kind: str, path: str) -> bool:

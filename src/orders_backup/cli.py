@@ -353,18 +353,11 @@ def list_set_aside(account_id: AccountId, as_json: AsJson = False, data_dir: Dat
     from orders_backup import db
     from orders_backup.sync import set_aside
 
-    found: list[set_aside.Item] = []
-    with _account(data_dir, account_id) as runtime, db.snapshot(runtime.db) as tx:
-        more, after = True, None
-        while more:
-            some, after = set_aside.page(tx, account_id, after=after, limit=1000)
-            found, more = [*found, *some], after is not None
-    if as_json:
-        _print_json(found)
-        return
-    for item in found:
-        noted = f"  acknowledged: {item.acknowledged_reason}" if item.acknowledged_at else ""
-        typer.echo(f"{item.kind}  {item.id}  since {item.first_seen:%Y-%m-%d %H:%M} UTC  {item.last_error}{noted}")
+    with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
+        found = set_aside.everything(tx, account_id)
+    lines = [f"{one.kind}  {one.id}  {one.first_seen:%Y-%m-%d %H:%M} UTC  {one.last_error}" for one in found]
+    noted = [f"  acknowledged: {one.acknowledged_reason}" if one.acknowledged_at else "" for one in found]
+    _print_rows(found, [line + note for line, note in zip(lines, noted, strict=True)], as_json=as_json)
 
 
 @aside.command("retry", epilog="Example: orders-backup set-aside retry 6b1f…")
@@ -373,18 +366,15 @@ def retry_set_aside(account_id: AccountId, ids: Ids = None, as_json: AsJson = Fa
     from orders_backup import db
     from orders_backup.sync import set_aside
 
-    with _account(data_dir, account_id) as runtime, db.transaction(runtime.db) as tx:
+    with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
         found = set_aside.retry(tx, runtime.codec, account_id, ids or None, now=db.clock(tx))
-    if as_json:
-        _print_json(found)
-    else:
-        counts = f"{found.due} orders are due now, {found.understood} unreadable ones are understood"
-        typer.echo(f"{counts}, {found.unreadable} are not.")
+    told = (
+        f"{found.due} orders are due now; of the bytes {found.understood} are understood, {found.unreadable} are not."
+    )
+    _print_rows(found, [told], as_json=as_json)
 
 
-@aside.command(
-    "acknowledge", epilog="Example: orders-backup set-aside acknowledge 6b1f… 9f3c… --reason 'sent by Allegro'"
-)
+@aside.command("acknowledge", epilog="Example: orders-backup set-aside acknowledge 6b1f… 9f3c… --reason 'sent so'")
 def acknowledge_set_aside(
     account_id: AccountId,
     reason: Annotated[str, typer.Option(help="Why nothing more can be done; it is kept.")],
@@ -396,11 +386,9 @@ def acknowledge_set_aside(
     from orders_backup import db
     from orders_backup.sync import set_aside
 
-    if not reason.strip():
-        raise InvalidRequestError("--reason must say something.")
-    with _account(data_dir, account_id) as runtime, db.transaction(runtime.db) as tx:
-        noted = set_aside.acknowledge(tx, account_id, ids or None, reason=reason.strip()[:500])
-    _print_json({"acknowledged": noted}) if as_json else typer.echo(f"{noted} acknowledged.")
+    with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
+        noted = set_aside.acknowledge(tx, account_id, ids or None, reason=reason)
+    _print_rows({"acknowledged": noted}, [f"{noted} acknowledged."], as_json=as_json)
 
 
 @app.command(epilog="Example: orders-backup drift --json")
@@ -411,20 +399,15 @@ def drift(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
     with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
         found = drifts.findings(tx)
+    lines = [f"{one.first_seen:%Y-%m-%d}  {one.kind}  {one.path} {one.value}  seen {one.seen} times" for one in found]
+    _print_rows(found, lines, as_json=as_json)
+
+
+def _print_rows(value: object, lines: list[str], *, as_json: bool) -> None:
     if as_json:
-        _print_json(found)
-        return
-    for one in found:
-        value = f" {one.value}" if one.value else ""
-        typer.echo(f"{one.first_seen:%Y-%m-%d}  {one.kind}  {one.path}{value}  seen {one.seen} times")
-
-
-@contextmanager
-def _account(data_dir: Path | None, account_id: uuid.UUID) -> "Iterator[Runtime]":
-    """A runtime, if there is such an account. Raises NotFoundError."""
-    with _runtime(data_dir) as runtime:
-        _find(runtime, account_id)
-        yield runtime
+        _print_json(value)
+    elif lines:
+        typer.echo("\n".join(lines))
 
 
 # Shapes and plumbing

@@ -1,4 +1,4 @@
-"""The log of changes in Allegro's schema: what documents hold that is not known, or lack that was. Writes its own table.
+"""The log of changes in Allegro's schema: what documents hold that is not known, or lack that was. Writes its table.
 
 Noted in memory while orders are archived, and written later in a transaction of its own: it can neither hold up nor
 spoil the archive. What is lost by a crash is found again with the next order of that shape.
@@ -27,7 +27,7 @@ WALKS = 10
 """Documents of one deviation that are looked at closely; after these every …"""
 EVERY = 50
 """… so many, which keeps a field that every order has from costing anything."""
-SAMPLE = 8
+SAMPLE = 16
 """Of a mass of documents every so many is looked at: reading one strictly costs a tenth of archiving it."""
 DEVIATIONS = 500
 """Deviations remembered; hostile documents could make up any number of them."""
@@ -57,7 +57,7 @@ class _Noted:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A difference, how often and when it was seen, and one order that has it. `seen` counts the documents that were
-    looked at: all of those that change, one of eight while a history is read."""
+    looked at: all of those that change, one of sixteen while a history is read."""
 
     path: str
     kind: str
@@ -143,7 +143,7 @@ def _keep(tx: Connection, noted: dict[Difference, _Noted]) -> list[Difference]:
     tx.execute(sa.text("SET LOCAL lock_timeout = '2s'"))
     table = schema_drift.c
     room = ROWS - tx.execute(sa.select(sa.func.count()).select_from(schema_drift)).scalar_one()
-    new = []
+    new: list[Difference] = []
     for difference, seen in sorted(noted.items(), key=lambda one: (one[0].path, one[0].kind, one[0].value)):
         key = {"path": difference.path, "kind": difference.kind, "value": difference.value}
         if _add(tx, key, seen.seen) or len(new) >= room:

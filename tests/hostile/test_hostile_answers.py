@@ -1,4 +1,6 @@
-"""Whatever Allegro answers in place of a page, a journal, a token or itself: no worker dies, and it all goes on after."""
+"""Whatever Allegro answers in place of a page, a journal or a token: no worker dies, and it all goes on after."""
+
+from collections.abc import Callable
 
 import pytest
 from tests.hostile.corpus import EVENTS, WHOLE, Whole
@@ -15,8 +17,17 @@ LIST, EVENT_PAGES, STATS = "/order/checkout-forms", "/order/events", "/order/eve
 
 def answers(shop: Shop, whole: Whole, path: str) -> None:
     """Everything under this path is answered so until the faults are cleared."""
-    known = {"body": whole.body, "content_type": whole.content_type, "headers": whole.headers}
-    shop.world.faults("answer", path=path, times=None, **known)
+    kind, headers = whole.content_type, whole.headers
+    shop.world.faults("answer", path=path, times=None, body=whole.body, content_type=kind, headers=headers)
+
+
+def refused(ask: Callable[[], object]) -> str:
+    """The words of the error that comes of asking; nothing where there is none."""
+    try:
+        ask()
+    except OrdersBackupError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -33,11 +44,9 @@ def test_nothing_but_an_error_known_by_name_comes_of_any_answer(level: Shop, nam
         lambda: client.orders_updated(allegro, token, since=now, offset=0),
         lambda: tokens.refresh(level.runtime, level.account_id, seen=1),
     ):
-        try:
-            ask()
-        except OrdersBackupError as error:
-            assert len(str(error)) < 300
-            assert not isinstance(error, AllegroError) or token not in str(error)
+        told = refused(ask)
+        assert len(told) < 300
+        assert token not in told
 
 
 @pytest.mark.parametrize("name", WHOLE)

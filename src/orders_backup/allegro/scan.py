@@ -5,12 +5,14 @@ they do not end as they began nothing can be told apart.
 """
 
 import re
+from collections.abc import Iterator
 
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},:]', re.DOTALL)
 """Possessive, so that no text, however long or unended, is ever walked twice."""
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _COMMA, _COLON = b'",:'
+_BETWEEN = b",:"
 _CLOSING = {ord("["): ord("]"), ord("{"): ord("}")}
 
 
@@ -28,39 +30,48 @@ def members(text: bytes) -> dict[bytes, bytes]:
 
 
 def _parts(text: bytes, opening: int) -> list[tuple[bytes | None, bytes]]:
-    begin = len(_BOM) if text.startswith(_BOM) else 0
+    """Names and values between the outermost brackets; in an array nothing has a name."""
     found: list[tuple[bytes | None, bytes]] = []
-    open_ones = bytearray()
-    name: bytes | None = None
-    start = begin
+    name, start = None, 0
+    for sign, begin, end in _outermost(text, opening):
+        part = text[start:begin].strip(_SPACE)
+        if sign == _COLON and name is None:
+            name, start = part, end
+        elif sign == _COMMA:
+            found.append((name, part))
+            name, start = None, end
+        elif sign == opening:
+            start = end
+        elif sign != _COLON and (part or name is not None):
+            found.append((name, part))
+    return found
+
+
+def _outermost(text: bytes, opening: int) -> Iterator[tuple[int, int, int]]:
+    """The outermost brackets, and the commas and colons right inside them: sign, where it begins, where it ends."""
+    begin = len(_BOM) if text.startswith(_BOM) else 0
+    awaited = bytearray()
     for token in _TOKENS.finditer(text, begin):
-        sign = text[token.start()]
-        if sign == _QUOTE:
-            if not token[1]:
+        sign, place = text[token.start()], token.span()
+        if sign == _QUOTE and token[1]:
+            continue
+        if not awaited:
+            _must_be_space(text[begin : place[0]])
+            if sign != opening:
                 break
+            awaited.append(_CLOSING[sign])
+            yield (sign, *place)
         elif sign in _CLOSING:
-            if not open_ones:
-                _must_be_space(text[begin : token.start()])
-                if sign != opening:
-                    break
-                start = token.end()
-            open_ones.append(_CLOSING[sign])
-        elif not open_ones:
-            break
-        elif sign not in b",:":
-            if open_ones.pop() != sign:
+            awaited.append(_CLOSING[sign])
+        elif sign not in _BETWEEN:
+            if awaited.pop() != sign:
                 break
-            if not open_ones:
-                _must_be_space(text[token.end() :])
-                last = text[start : token.start()].strip(_SPACE)
-                return [*found, (name, last)] if last or name is not None else found
-        elif len(open_ones) == 1:
-            part, start = text[start : token.start()].strip(_SPACE), token.end()
-            if sign == _COMMA:
-                found.append((name, part))
-                name = None
-            elif name is None:
-                name = part
+            if not awaited:
+                _must_be_space(text[place[1] :])
+                yield (sign, *place)
+                return
+        elif len(awaited) == 1:
+            yield (sign, *place)
     raise ValueError("The brackets do not end as they began.")
 
 

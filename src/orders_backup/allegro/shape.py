@@ -10,9 +10,9 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
-Text = str | None | UnsetType
-Flag = bool | None | UnsetType
-Number = int | float | None | UnsetType
+Text = str | UnsetType | None
+Flag = bool | UnsetType | None
+Number = int | float | UnsetType | None
 
 
 class _Known(msgspec.Struct, forbid_unknown_fields=True, rename="camel", gc=False, omit_defaults=True):
@@ -24,7 +24,7 @@ class Price(_Known):
     currency: str
 
 
-Money = Price | None | UnsetType
+Money = Price | UnsetType | None
 
 
 class Preferences(_Known):
@@ -48,8 +48,8 @@ class Buyer(_Known):
     company_name: Text = UNSET
     personal_identity: Text = UNSET
     phone_number: Text = UNSET
-    preferences: Preferences | None | UnsetType = UNSET
-    address: BuyerAddress | None | UnsetType = UNSET
+    preferences: Preferences | UnsetType | None = UNSET
+    address: BuyerAddress | UnsetType | None = UNSET
 
 
 PaymentType = Literal["CASH_ON_DELIVERY", "WIRE_TRANSFER", "ONLINE", "SPLIT_PAYMENT", "EXTENDED_TERM"]
@@ -59,19 +59,19 @@ Provider = Literal["PAYU", "P24", "AF", "OFFLINE", "EPT"]
 class Payment(_Known):
     id: str
     type: PaymentType
-    provider: Provider | None | UnsetType = UNSET
+    provider: Provider | UnsetType | None = UNSET
     finished_at: Text = UNSET
     paid_amount: Money = UNSET
     reconciliation: Money = UNSET
-    features: list[str] | None | UnsetType = UNSET
+    features: list[str] | UnsetType | None = UNSET
 
 
 class ShipmentSummary(_Known):
-    line_items_sent: Literal["NONE", "SOME", "ALL"] | None | UnsetType = UNSET
+    line_items_sent: Literal["NONE", "SOME", "ALL"] | UnsetType | None = UNSET
 
 
 class Warehouse(_Known):
-    id: Literal["SELLER", "ALLEGRO"] | None | UnsetType = UNSET
+    id: Literal["SELLER", "ALLEGRO"] | UnsetType | None = UNSET
 
 
 FulfillmentStatus = Literal[
@@ -89,8 +89,8 @@ FulfillmentStatus = Literal[
 
 class Fulfillment(_Known):
     status: FulfillmentStatus | None
-    shipment_summary: ShipmentSummary | None | UnsetType = UNSET
-    provider: Warehouse | None | UnsetType = UNSET
+    shipment_summary: ShipmentSummary | UnsetType | None = UNSET
+    provider: Warehouse | UnsetType | None = UNSET
 
 
 class DeliveryAddress(_Known):
@@ -121,7 +121,7 @@ class PickupPoint(_Known):
     id: Text = UNSET
     name: Text = UNSET
     description: Text = UNSET
-    address: PointAddress | None | UnsetType = UNSET
+    address: PointAddress | UnsetType | None = UNSET
 
 
 class Span(_Known):
@@ -132,8 +132,8 @@ class Span(_Known):
 class DeliveryTime(_Known):
     from_: Text = field(default=UNSET, name="from")
     to: Text = UNSET
-    guaranteed: Span | None | UnsetType = UNSET
-    dispatch: Span | None | UnsetType = UNSET
+    guaranteed: Span | UnsetType | None = UNSET
+    dispatch: Span | UnsetType | None = UNSET
 
 
 class Cancellation(_Known):
@@ -141,13 +141,13 @@ class Cancellation(_Known):
 
 
 class Delivery(_Known):
-    address: DeliveryAddress | None | UnsetType = UNSET
-    method: Method | None | UnsetType = UNSET
-    pickup_point: PickupPoint | None | UnsetType = UNSET
+    address: DeliveryAddress | UnsetType | None = UNSET
+    method: Method | UnsetType | None = UNSET
+    pickup_point: PickupPoint | UnsetType | None = UNSET
     cost: Money = UNSET
-    time: DeliveryTime | None | UnsetType = UNSET
+    time: DeliveryTime | UnsetType | None = UNSET
     smart: Flag = UNSET
-    cancellation: Cancellation | None | UnsetType = UNSET
+    cancellation: Cancellation | UnsetType | None = UNSET
     calculated_number_of_packages: Number = UNSET
 
 
@@ -162,7 +162,7 @@ class CompanyId(_Known):
 class Company(_Known):
     name: str
     vat_payer_status: Literal["ACTIVE", "NON_ACTIVE", "NOT_APPLICABLE"]
-    ids: list[CompanyId] | None | UnsetType = UNSET
+    ids: list[CompanyId] | UnsetType | None = UNSET
     tax_id: Text = UNSET
 
 
@@ -176,15 +176,15 @@ class InvoiceAddress(_Known):
     city: str
     zip_code: str
     country_code: str
-    company: Company | None | UnsetType = UNSET
-    natural_person: Person | None | UnsetType = UNSET
+    company: Company | UnsetType | None = UNSET
+    natural_person: Person | UnsetType | None = UNSET
 
 
 class Invoice(_Known):
     required: bool
-    address: InvoiceAddress | None | UnsetType = UNSET
+    address: InvoiceAddress | UnsetType | None = UNSET
     due_date: Text = UNSET
-    features: list[str] | None | UnsetType = UNSET
+    features: list[str] | UnsetType | None = UNSET
 
 
 class External(_Known):
@@ -203,8 +203,8 @@ class ProductSet(_Known):
 class Offer(_Known):
     id: str
     name: str
-    external: External | None | UnsetType = UNSET
-    product_set: ProductSet | None | UnsetType = UNSET
+    external: External | UnsetType | None = UNSET
+    product_set: ProductSet | UnsetType | None = UNSET
     hs_number: Text = UNSET
 
 
@@ -214,7 +214,7 @@ class Deposit(_Known):
 
 class Reconciliation(_Known):
     value: Money = UNSET
-    type: Literal["BILLING", "WALLET"] | None | UnsetType = UNSET
+    type: Literal["BILLING", "WALLET"] | UnsetType | None = UNSET
     quantity: Number = UNSET
 
 
@@ -228,7 +228,7 @@ class Service(_Known):
 class Voucher(_Known):
     type: Literal["NOTEBOOKS_FOR_TEACHERS"]
     code: Text = UNSET
-    status: Literal["ACTIVE", "CANCELLED"] | None | UnsetType = UNSET
+    status: Literal["ACTIVE", "CANCELLED"] | UnsetType | None = UNSET
     external_transaction_id: Text = UNSET
     value: Money = UNSET
 
@@ -251,7 +251,7 @@ DiscountType = Literal[
 
 
 class Discount(_Known):
-    type: DiscountType | None | UnsetType = UNSET
+    type: DiscountType | UnsetType | None = UNSET
 
 
 class SerialNumber(_Known):
@@ -261,7 +261,7 @@ class SerialNumber(_Known):
 
 class SerialNumbers(_Known):
     expected: Flag = UNSET
-    entries: list[SerialNumber] | None | UnsetType = UNSET
+    entries: list[SerialNumber] | UnsetType | None = UNSET
 
 
 class LineItem(_Known):
@@ -271,13 +271,13 @@ class LineItem(_Known):
     original_price: Price
     price: Price
     bought_at: str | None
-    deposit: Deposit | None | UnsetType = UNSET
-    reconciliation: Reconciliation | None | UnsetType = UNSET
-    selected_additional_services: list[Service] | None | UnsetType = UNSET
-    vouchers: list[Voucher] | None | UnsetType = UNSET
-    tax: Tax | None | UnsetType = UNSET
-    discounts: list[Discount] | None | UnsetType = UNSET
-    serial_numbers: SerialNumbers | None | UnsetType = UNSET
+    deposit: Deposit | UnsetType | None = UNSET
+    reconciliation: Reconciliation | UnsetType | None = UNSET
+    selected_additional_services: list[Service] | UnsetType | None = UNSET
+    vouchers: list[Voucher] | UnsetType | None = UNSET
+    tax: Tax | UnsetType | None = UNSET
+    discounts: list[Discount] | UnsetType | None = UNSET
+    serial_numbers: SerialNumbers | UnsetType | None = UNSET
 
 
 class Note(_Known):
@@ -308,14 +308,14 @@ class Order(_Known):
     marketplace: Marketplace | None
     updated_at: str | None
     message_to_seller: Text = UNSET
-    note: Note | None | UnsetType = UNSET
+    note: Note | UnsetType | None = UNSET
     revision: Text = UNSET
 
 
 class EventOffer(_Known):
     id: str
     name: str
-    external: External | None | UnsetType = UNSET
+    external: External | UnsetType | None = UNSET
 
 
 class EventLineItem(_Known):
@@ -332,7 +332,7 @@ class EventBuyer(_Known):
     email: str
     login: str
     guest: bool
-    preferences: Preferences | None | UnsetType = UNSET
+    preferences: Preferences | UnsetType | None = UNSET
 
 
 class EventSeller(_Known):
@@ -349,7 +349,7 @@ class EventOrder(_Known):
     buyer: EventBuyer
     line_items: list[EventLineItem]
     checkout_form: Form | None
-    marketplace: Marketplace | None | UnsetType = UNSET
+    marketplace: Marketplace | UnsetType | None = UNSET
 
 
 EventType = Literal[

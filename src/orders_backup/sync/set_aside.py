@@ -15,14 +15,18 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from orders_backup.accounts import queries as accounts
 from orders_backup.allegro import wire
 from orders_backup.codec import Codec
-from orders_backup.errors import AllegroAnswerError, NotFoundError
+from orders_backup.errors import AllegroAnswerError, InvalidRequestError, NotFoundError
 from orders_backup.orders import archive, changes
 from orders_backup.orders.changes import Reading
 from orders_backup.sync import state
 from orders_backup.sync.plan import Debt
 from orders_backup.tables import owed_orders, unreadable_orders
+
+REASON = 500
+"""Characters of a reason at most."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID_IN_A_PAGE = re.compile(rb'\s*\{\s*"checkoutForms"\s*:\s*\[\s*\{\s*"id"\s*:\s*"([!#-\[\]-~]{1,100})"')
@@ -30,8 +34,8 @@ _ID_IN_A_PAGE = re.compile(rb'\s*\{\s*"checkoutForms"\s*:\s*\[\s*\{\s*"id"\s*:\s
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something set aside. `id`: the order's, or the bytes' SHA-256; `first_seen` and `last_seen`: when it was set aside
-    or when the bytes came first and last; `failures`: how often reading failed, or how often the bytes came."""
+    """Something set aside. `id`: the order's, or the bytes' SHA-256; `first_seen` and `last_seen`: when it was set
+    aside, or when the bytes came first and last; `failures`: how often reading failed, or how often the bytes came."""
 
     kind: Literal["order", "unreadable"]
     id: str
@@ -76,6 +80,13 @@ def page(tx: Connection, account_id: UUID, *, after: Position | None, limit: int
     return items[:limit], Position(last.kind, last.id) if last else None
 
 
+def everything(tx: Connection, account_id: UUID) -> list[Item]:
+    """All that is set aside in an account. Raises NotFoundError where there is no such account."""
+    accounts.require(tx, account_id, seen_by=None)
+    found = _all(account_id).subquery("found")
+    return [Item(**row) for row in tx.execute(sa.select(found).order_by(found.c.kind, found.c.id)).mappings()]
+
+
 def body(tx: Connection, account_id: UUID, item_id: str) -> bytes:
     """The bytes that could not be read. Raises NotFoundError."""
     table = unreadable_orders.c
@@ -106,8 +117,11 @@ def retry(tx: Connection, codec: Codec, account_id: UUID, ids: Sequence[str] | N
 def acknowledge(tx: Connection, account_id: UUID, ids: Sequence[str] | None, *, reason: str) -> int:
     """A person takes note: these no longer stand between the evidence and a complete certificate; how many those are.
 
-    What was acknowledged before keeps its first reason. Raises NotFoundError for an id that is not set aside.
+    What was acknowledged before keeps its first reason. Raises NotFoundError for an id that is not set aside, and
+    InvalidRequestError without a reason.
     """
+    if not reason.strip() or len(reason) > REASON or "\x00" in reason:
+        raise InvalidRequestError(f"A reason has 1 to {REASON} characters.")
     _require(tx, account_id, ids)
     values = {"acknowledged_at": sa.func.clock_timestamp(), "acknowledged_reason": reason}
     orders, bytes_ = owed_orders.c, unreadable_orders.c
@@ -157,6 +171,7 @@ def _all(account_id: UUID) -> "sa.CompoundSelect[Any]":
 
 
 def _require(tx: Connection, account_id: UUID, ids: Sequence[str] | None) -> None:
+    accounts.require(tx, account_id, seen_by=None)
     if ids is None:
         return
     found = _all(account_id).subquery("found")
