@@ -295,7 +295,7 @@ def test_what_cannot_be_read_is_listed_tried_again_and_acknowledged(run: Run, ac
 
     assert len(json.loads(run("set-aside", "list", account_id, "--json").out)) == 2
     assert run("set-aside", "retry", account_id).out == (
-        "0 orders are due now; of the bytes 1 are understood, 1 are not.\n"
+        "0 orders are due now; of the bytes 1 are understood, 1 not.\n"
     )
     assert run("set-aside", "acknowledge", account_id, "--reason", " ").code == 1
     assert run("set-aside", "acknowledge", account_id, "nobody", "--reason", "x").code == 1

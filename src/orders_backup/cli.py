@@ -39,7 +39,7 @@ accounts = typer.Typer(help="Sellers' accounts.", epilog="Example: orders-backup
 app.add_typer(keys, name="keys", rich_help_panel=None)
 app.add_typer(accounts, name="accounts", rich_help_panel=None)
 aside = typer.Typer(
-    help="What could not be read.", epilog="Example: orders-backup set-aside list 6b1f…", no_args_is_help=True
+    help="What is not read.", epilog="Example: orders-backup set-aside list 6b1f…", no_args_is_help=True
 )
 app.add_typer(aside, name="set-aside", rich_help_panel=None)
 
@@ -251,11 +251,8 @@ def list_accounts(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         while more:
             some, after = queries.page(tx, seen_by=None, user_id=None, status=None, after=after, limit=1000)
             found, more = [*found, *some], after is not None
-    if as_json:
-        _print_json(found)
-        return
-    for account in found:
-        typer.echo(f"{account.id}  {_state(account)}  {account.name}  {account.orders} orders")
+    lines = [f"{account.id}  {_state(account)}  {account.name}  {account.orders} orders" for account in found]
+    _print_rows(found, lines, as_json=as_json)
 
 
 def _find(runtime: "Runtime", account_id: uuid.UUID) -> "Account":
@@ -337,8 +334,7 @@ def _print_certificate(found: "Certificate") -> None:
         counts = f"listed {window.listed}, stored {window.stored}, missing {window.missing}"
         typer.echo(f"  {span}  {window.status}: {counts}" + (f" ({window.note})" if window.note else ""))
     typer.echo(f"Listed {found.listed}, stored {found.stored}, missing {found.missing}, set aside {found.set_aside}.")
-    if found.unreadable or found.acknowledged:
-        typer.echo(f"Unreadable {found.unreadable}; of what is set aside {found.acknowledged} acknowledged.")
+    typer.echo(f"Unreadable {found.unreadable}; of all that is set aside {found.acknowledged} acknowledged.")
     typer.echo(f"Kept: {found.orders} orders in {found.versions} versions.")
 
 
@@ -355,9 +351,7 @@ def list_set_aside(account_id: AccountId, as_json: AsJson = False, data_dir: Dat
 
     with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
         found = set_aside.everything(tx, account_id)
-    lines = [f"{one.kind}  {one.id}  {one.first_seen:%Y-%m-%d %H:%M} UTC  {one.last_error}" for one in found]
-    noted = [f"  acknowledged: {one.acknowledged_reason}" if one.acknowledged_at else "" for one in found]
-    _print_rows(found, [line + note for line, note in zip(lines, noted, strict=True)], as_json=as_json)
+    _print_rows(found, [one.told for one in found], as_json=as_json)
 
 
 @aside.command("retry", epilog="Example: orders-backup set-aside retry 6b1f…")
@@ -368,10 +362,7 @@ def retry_set_aside(account_id: AccountId, ids: Ids = None, as_json: AsJson = Fa
 
     with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
         found = set_aside.retry(tx, runtime.codec, account_id, ids or None, now=db.clock(tx))
-    told = (
-        f"{found.due} orders are due now; of the bytes {found.understood} are understood, {found.unreadable} are not."
-    )
-    _print_rows(found, [told], as_json=as_json)
+    _print_rows(found, [found.told], as_json=as_json)
 
 
 @aside.command("acknowledge", epilog="Example: orders-backup set-aside acknowledge 6b1f… 9f3c… --reason 'sent so'")
@@ -399,8 +390,7 @@ def drift(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
     with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
         found = drifts.findings(tx)
-    lines = [f"{one.first_seen:%Y-%m-%d}  {one.kind}  {one.path} {one.value}  seen {one.seen} times" for one in found]
-    _print_rows(found, lines, as_json=as_json)
+    _print_rows(found, [one.told for one in found], as_json=as_json)
 
 
 def _print_rows(value: object, lines: list[str], *, as_json: bool) -> None:

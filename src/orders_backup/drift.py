@@ -68,6 +68,11 @@ class Finding:
     example_account_id: UUID | None
     example_order_id: str | None
 
+    @property
+    def told(self) -> str:
+        """What a person is told of it."""
+        return f"{self.first_seen:%Y-%m-%d}  {self.kind}  {self.path} {self.value}  seen {self.seen} times"
+
 
 class Drift:
     """What this process has seen; one per process, safe among threads."""

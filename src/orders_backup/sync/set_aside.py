@@ -48,6 +48,12 @@ class Item:
     acknowledged_at: datetime | None
     acknowledged_reason: str | None
 
+    @property
+    def told(self) -> str:
+        """What a person is told of it."""
+        noted = f" (acknowledged: {self.acknowledged_reason})" if self.acknowledged_at else ""
+        return f"{self.kind}  {self.id}  {self.first_seen:%Y-%m-%d %H:%M} UTC  {self.last_error}{noted}"
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -65,6 +71,11 @@ class Retried:
     due: int
     understood: int
     unreadable: int
+
+    @property
+    def told(self) -> str:
+        """What a person is told of it."""
+        return f"{self.due} orders are due now; of the bytes {self.understood} are understood, {self.unreadable} not."
 
 
 def page(tx: Connection, account_id: UUID, *, after: Position | None, limit: int) -> tuple[list[Item], Position | None]:
