@@ -31,18 +31,18 @@ def refused(ask: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_nothing_but_an_error_known_by_name_comes_of_any_answer(level: Shop, name: str) -> None:
-    answers(level, WHOLE[name], "/")
-    token = tokens.current(level.runtime, level.account_id).value
-    now = level.runtime.clock.now()
-    allegro = level.runtime.allegro
+def test_nothing_but_an_error_known_by_name_comes_of_any_answer(few: Shop, name: str) -> None:
+    answers(few, WHOLE[name], "/")
+    token = tokens.current(few.runtime, few.account_id).value
+    now = few.runtime.clock.now()
+    allegro = few.runtime.allegro
     for ask in (
         lambda: client.me(allegro, token),
         lambda: client.latest_event_id(allegro, token),
         lambda: client.events(allegro, token, after="0"),
         lambda: client.order(allegro, token, "x"),
         lambda: client.orders_updated(allegro, token, since=now, offset=0),
-        lambda: tokens.refresh(level.runtime, level.account_id, seen=1),
+        lambda: tokens.refresh(few.runtime, few.account_id, seen=1),
     ):
         told = refused(ask)
         assert len(told) < 300
@@ -50,22 +50,25 @@ def test_nothing_but_an_error_known_by_name_comes_of_any_answer(level: Shop, nam
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_sync_that_meets_it_goes_on_as_soon_as_allegro_is_well(level: Shop, name: str) -> None:
-    form = level.world.buys(level.seller_id)
+def test_a_sync_that_meets_it_goes_on_as_soon_as_allegro_is_well(few: Shop, name: str) -> None:
+    form = few.world.buys(few.seller_id)
     for path in (LIST, EVENT_PAGES):
-        answers(level, WHOLE[name], path)
+        answers(few, WHOLE[name], path)
     pulled, listed = pull.pull, backfill.work_on_listing
     for work in (pulled, listed):
-        level._due_now()
-        work(level.runtime, level.account_id)
-    level.world.clear_faults()
-    level.sweep("full")
-    assert level.versions(form)[-1:] == [level.world.body(form)]
-    assert level.differences() == []
+        few._due_now()
+        work(few.runtime, few.account_id)
+    few.world.clear_faults()
+    few.sweep("full")
+    assert few.versions(form)[-1:] == [few.world.body(form)]
+    assert few.differences() == []
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if "newest event" in name or name in {"null", "a number"}])
-def test_an_odd_newest_event_never_pins_the_cursor_beyond_what_comes(shop: Shop, name: str) -> None:
+def test_an_odd_newest_event_never_pins_the_cursor_beyond_what_comes(
+    make_shop: Callable[[int], Shop], name: str
+) -> None:
+    shop = make_shop(12)
     answers(shop, WHOLE[name], STATS)
     shop.work_on_listing()
     shop.world.clear_faults()
