@@ -13,7 +13,19 @@ from orders_backup.errors import AllegroAnswerError
 
 PAIR = {"access_token": "a.b-c", "refresh_token": "d.e_f", "expires_in": 43199}
 DEVICE = {"device_code": "d", "user_code": "ABCDEFGHI", "verification_uri": "https://a.test", "interval": 5}
-TEXTS = ["", "a b", "a\x00b", "a\r\nX-Injected: 1", "za\u017c\u00f3\u0142\u0107", "x" * 20_001, None, 5, True, [], {}]
+TEXTS: list[object] = [
+    "",
+    "a b",
+    "a\x00b",
+    "a\r\nX-Injected: 1",
+    "za\u017c\u00f3\u0142\u0107",
+    "x" * 20_001,
+    None,
+    5,
+    True,
+    [],
+    {},
+]
 SECONDS = [1e300, -1e300, -5, 0, "43199", 10**30]
 
 
