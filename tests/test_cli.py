@@ -1,5 +1,6 @@
 """What a person types: every command on a real database, its output, its exit code, its help."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -115,8 +116,9 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
-        "accounts connect, accounts list, api, certificate, keys create, keys list, keys revoke, migrate, scheduler,"
-        " simulator, sync, tokens recover, up, worker"
+        "accounts connect, accounts list, api, certificate, drift, keys create, keys list, keys revoke, migrate,"
+        " scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up,"
+        " worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -315,11 +317,39 @@ def test_a_certificate_that_proves_nothing_says_so_and_ends_with_code_1(run: Run
 
 
 def test_an_account_that_does_not_exist_is_an_error(run: Run) -> None:
-    for command in ("sync", "certificate"):
-        answer = run(command, str(uuid.uuid4()))
+    for command in ("sync", "certificate", "set-aside list", "set-aside retry", "set-aside acknowledge --reason x"):
+        answer = run(*command.split(), str(uuid.uuid4()))
 
         assert answer.code == 1
         assert answer.err.startswith("error: ")
+
+
+def test_what_cannot_be_read_is_listed_tried_again_and_acknowledged(run: Run, account_id: str, db: Engine) -> None:
+    for body in (b'{"id":"now-understood"}', b"{}"):
+        row = {"account_id": account_id, "sha256": hashlib.sha256(body).digest(), "body": body}
+        with db.begin() as tx:
+            tx.execute(sa.insert(tables.unreadable_orders).values(**row, read_at=sa.func.now()))
+    digest = hashlib.sha256(b"{}").hexdigest()
+
+    assert len(json.loads(run("set-aside", "list", account_id, "--json").out)) == 2
+    assert run("set-aside", "retry", account_id).out == (
+        "0 orders are due now; of the bytes 1 are understood, 1 not.\n"
+    )
+    assert run("set-aside", "acknowledge", account_id, "--reason", " ").code == 1
+    assert run("set-aside", "acknowledge", account_id, "nobody", "--reason", "x").code == 1
+    assert run("set-aside", "acknowledge", account_id, digest, "--reason", "sent so").out == "1 acknowledged.\n"
+    listed = run("set-aside", "list", account_id).out
+    assert digest in listed
+    assert "acknowledged: sent so" in listed
+
+
+def test_what_is_new_at_allegro_is_listed(run: Run, db: Engine) -> None:
+    assert run("drift").out == ""
+    with db.begin() as tx:
+        row = {"path": "order.status", "kind": "unknown_value", "value": "NEW", "seen": 3}
+        tx.execute(sa.insert(tables.schema_drift).values(row))
+    assert "unknown_value  order.status NEW  seen 3 times" in run("drift").out
+    assert json.loads(run("drift", "--json").out)[0]["path"] == "order.status"
 
 
 # Programs this one turns into

@@ -85,6 +85,14 @@ def modifies_address(state: State, form_id: str, *, silently: bool = False) -> N
     _tell(state, order, "BUYER_MODIFIED", silently=silently)
 
 
+def plants(state: State, form_id: str, body: bytes, *, silently: bool = False) -> None:
+    """These bytes are served as the order from now on; its events tell of it as if it were none of them."""
+    order = form(state, form_id)
+    orders.change(order, body)
+    seller(state, order.seller_id).shelf.generation += 1
+    _tell(state, order, "BUYER_MODIFIED", silently=silently)
+
+
 def ships(state: State, form_id: str, *, status: str = "SENT", silently: bool = False) -> None:
     """The fulfillment status changes; `updatedAt` and `revision` stay as they are."""
     order, document = _opened(state, form_id, {*_REACHED, "CANCELLED"})

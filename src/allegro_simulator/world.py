@@ -216,6 +216,11 @@ class World:
         with self._lock:
             happenings.surcharges(self._state, form, silently=silently)
 
+    def plants(self, form: str, body: bytes, *, silently: bool = False) -> None:
+        """These bytes, whatever they are, become the document of an order; its place in lists stays."""
+        with self._lock:
+            happenings.plants(self._state, form, body, silently=silently)
+
     def merges(self, form_a: str, form_b: str, *, silently: bool = False) -> str:
         with self._lock:
             return happenings.merges(self._state, form_a, form_b, silently=silently)
@@ -294,6 +299,12 @@ class World:
     def replays_late(self, seller_id: str) -> list[str]:
         """Another word for restores_lost_events."""
         return self.restores_lost_events(seller_id)
+
+    def plants_event(self, seller_id: str, body: bytes) -> None:
+        """These bytes, whatever they are, become the newest event of the journal."""
+        with self._lock:
+            account = world_state.seller(self._state, seller_id)
+            journal.plant(self._state.desk, account.journal, body, world_state.now_us(self._state))
 
     def reorders(self, seller_id: str) -> str:
         """A whole purchase whose events enter the journal shuffled; the form id."""

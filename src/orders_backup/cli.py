@@ -41,6 +41,10 @@ tokens = typer.Typer(help="Sellers' logins.", epilog="Example: orders-backup tok
 app.add_typer(tokens, name="tokens", rich_help_panel=None)
 app.add_typer(keys, name="keys", rich_help_panel=None)
 app.add_typer(accounts, name="accounts", rich_help_panel=None)
+aside = typer.Typer(
+    help="What is not read.", epilog="Example: orders-backup set-aside list 6b1f…", no_args_is_help=True
+)
+app.add_typer(aside, name="set-aside", rich_help_panel=None)
 
 DataDir = Annotated[
     Path | None,
@@ -250,11 +254,8 @@ def list_accounts(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         while more:
             some, after = queries.page(tx, seen_by=None, user_id=None, status=None, after=after, limit=1000)
             found, more = [*found, *some], after is not None
-    if as_json:
-        _print_json(found)
-        return
-    for account in found:
-        typer.echo(f"{account.id}  {_state(account)}  {account.name}  {account.orders} orders")
+    lines = [f"{account.id}  {_state(account)}  {account.name}  {account.orders} orders" for account in found]
+    _print_rows(found, lines, as_json=as_json)
 
 
 @tokens.command("recover", epilog="Example: orders-backup tokens recover --json")
@@ -357,9 +358,72 @@ def _print_certificate(found: "Certificate") -> None:
         status = f"{window.status} by {window.method}" if window.status == "verified" else window.status
         typer.echo(f"  {span}  {status}: {counts}" + (f" ({window.note})" if window.note else ""))
     typer.echo(f"Listed {found.listed}, stored {found.stored}, missing {found.missing}, set aside {found.set_aside}.")
+    typer.echo(f"Unreadable {found.unreadable}; of all that is set aside {found.acknowledged} acknowledged.")
     typer.echo(f"Kept: {found.orders} orders in {found.versions} versions.")
     for one in found.discoveries:
         typer.echo(f"Caught by {one.net} in 30 days: {one.orders} {one.what}, last on {one.last_on}")
+
+
+# What could not be read, and what is new at Allegro
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `set-aside list` prints them; none: all.")]
+
+
+@aside.command("list", epilog="Example: orders-backup set-aside list 6b1f… --json")
+def list_set_aside(account_id: AccountId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List orders that failed five times, and bytes that name no order."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
+        found = set_aside.everything(tx, account_id)
+    _print_rows(found, [one.told for one in found], as_json=as_json)
+
+
+@aside.command("retry", epilog="Example: orders-backup set-aside retry 6b1f…")
+def retry_set_aside(account_id: AccountId, ids: Ids = None, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Read them again: orders by the workers, at once; bytes by this program, here and now."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
+        found = set_aside.retry(tx, runtime.codec, account_id, ids or None, now=db.clock(tx))
+    _print_rows(found, [found.told], as_json=as_json)
+
+
+@aside.command("acknowledge", epilog="Example: orders-backup set-aside acknowledge 6b1f… 9f3c… --reason 'sent so'")
+def acknowledge_set_aside(
+    account_id: AccountId,
+    reason: Annotated[str, typer.Option(help="Why nothing more can be done; it is kept.")],
+    ids: Ids = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take note of what nobody can read, so that the certificate can be complete; it goes on naming them."""
+    from orders_backup import db
+    from orders_backup.sync import set_aside
+
+    with _runtime(data_dir) as runtime, db.transaction(runtime.db) as tx:
+        noted = set_aside.acknowledge(tx, account_id, ids or None, reason=reason)
+    _print_rows({"acknowledged": noted}, [f"{noted} acknowledged."], as_json=as_json)
+
+
+@app.command(epilog="Example: orders-backup drift --json")
+def drift(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List in what Allegro's documents differ from the shape this program knows: new fields, unknown values."""
+    from orders_backup import db
+    from orders_backup import drift as drifts
+
+    with _runtime(data_dir) as runtime, db.snapshot(runtime.db) as tx:
+        found = drifts.findings(tx)
+    _print_rows(found, [one.told for one in found], as_json=as_json)
+
+
+def _print_rows(value: object, lines: list[str], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(value)
+    elif lines:
+        typer.echo("\n".join(lines))
 
 
 # Shapes and plumbing

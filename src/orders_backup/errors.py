@@ -216,6 +216,21 @@ class AllegroAnswerError(AllegroUnavailableError):
     title = "Allegro's answer cannot be read"
 
 
+class AllegroUnreadableError(AllegroAnswerError):
+    """200 and JSON by its headers, but larger than we take or broken inside, perhaps by one order of many.
+
+    `body`: what arrived, or its beginning where it was too large.
+    """
+
+    code = "allegro_unreadable"
+    status = 502
+    title = "Allegro's answer is too large or broken"
+
+    def __init__(self, detail: str, body: bytes, *, http_status: int | None = None) -> None:
+        super().__init__(detail, http_status=http_status)
+        self.body = body
+
+
 class TokenRefusedError(AllegroError):
     """The authorization server answered with an OAuth error; `error` is its code (RFC 6749, 5.2)."""
 

@@ -10,6 +10,7 @@ from orders_backup import store as stores
 from orders_backup import vault as vaults
 from orders_backup.allegro import client, oauth
 from orders_backup.codec import Codec
+from orders_backup.drift import Drift
 from orders_backup.errors import SettingsError
 from orders_backup.latency import Latencies
 from orders_backup.settings import Settings, parse_keys
@@ -29,6 +30,7 @@ class Runtime:
     oauth: oauth.OAuth
     store: stores.Store | None
     latencies: Latencies = field(default_factory=Latencies)
+    drift: Drift = field(default_factory=Drift)
 
     def close(self) -> None:
         self.allegro.close()

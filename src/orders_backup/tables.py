@@ -59,6 +59,11 @@ def _claimable() -> list["sa.Column[Any]"]:
     ]
 
 
+def _acknowledged() -> list["sa.Column[Any]"]:
+    """When and why a person took note of what cannot be read; from then on it leaves no question open."""
+    return [sa.Column("acknowledged_at", Instant), sa.Column("acknowledged_reason", sa.Text)]
+
+
 def _due_index(table: str) -> sa.Index:
     return sa.Index(f"ix_{table}_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"))
 
@@ -225,6 +230,7 @@ sync_windows = sa.Table(
     sa.Column("superseded", sa.Integer),
     sa.Column("set_aside", sa.Integer, nullable=False, server_default="0"),
     sa.Column("unlisted", sa.Integer),
+    sa.Column("page_size", sa.Integer, nullable=False, server_default="100"),
     sa.Column("note", sa.Text),
     sa.CheckConstraint("method IN ('ids','count')", name="method"),
     sa.CheckConstraint("status IN ('open','split','verified','unstable','beyond_reach')", name="status"),
@@ -241,9 +247,10 @@ sync_windows = sa.Table(
 )
 """A half-open window of purchase time [from, to) and what was found in it. `total_count` is Allegro's, `stored`
 ours of what Allegro lists; `set_aside`: rows without a usable id or purchase time; `unlisted`: ours that Allegro no
-longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one.
-`fulfillment`: only orders of these fulfilment statuses, with commas between; empty: of any. `fingerprint`: the sum of
-the hashes of the ids listed so far; `last_order_id`: with which the next page has to begin."""
+longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one;
+`page_size`: orders asked for at once, fewer around one that spoils its page. `fulfillment`: only orders of these
+fulfilment statuses, with commas between; empty: of any. `fingerprint`: the sum of the hashes of the ids listed so far;
+`last_order_id`: with which the next page has to begin."""
 
 owed_orders = sa.Table(
     "owed_orders",
@@ -259,10 +266,12 @@ owed_orders = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.Column("due_at", Instant, nullable=False),
     sa.Column("set_aside_at", Instant),
+    *_acknowledged(),
     sa.Index("ix_owed_orders_account_id_due_at", "account_id", "due_at"),
 )
 """Orders that have to be read: an event, a sweep or a merge named them. A row leaves only in the transaction
-that stores a reading requested after `owed_at`, or that records the order as gone."""
+that stores a reading requested after `owed_at`, or that records the order as gone. sync/set_aside.py writes those
+that are set aside."""
 
 discoveries = sa.Table(
     "discoveries",
@@ -380,8 +389,14 @@ unreadable_orders = sa.Table(
     sa.Column("sha256", sa.LargeBinary, primary_key=True),
     sa.Column("read_at", Instant, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("last_read_at", Instant),
+    sa.Column("readings", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("last_error", sa.Text),
+    *_acknowledged(),
 )
-"""Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once."""
+"""Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once. `read_at`: first;
+`last_read_at`: last, where they came again, `readings` times in all. sync/set_aside.py writes the rest, and takes a
+row out when a newer program understands it."""
 
 order_changes = sa.Table(
     "order_changes",
@@ -481,6 +496,25 @@ extra_kinds = sa.Table(
 )
 """How far an account's extras of a kind are. `off_until`: not asked for until then, and why; `span` to `next_offset`:
 the listing under way; `…_at`: up to when each span was last listed to its end."""
+# What Allegro changes: drift.py writes it
+
+schema_drift = sa.Table(
+    "schema_drift",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    _now("first_seen"),
+    _now("last_seen"),
+    sa.Column("seen", sa.BigInteger, nullable=False),
+    sa.Column("example_account_id", pg.UUID(as_uuid=True)),
+    sa.Column("example_order_id", AllegroId),
+    sa.CheckConstraint(
+        "kind IN ('new_field','vanished_field','unknown_value','other_type','repeated_field')", name="kind"
+    ),
+)
+"""In what documents differ from the shape this program knows. `value`: the unknown value of an enumeration, else the
+JSON type found; never what a field holds."""
 
 # Who may call: access.py writes it
 

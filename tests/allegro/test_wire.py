@@ -1,5 +1,6 @@
 """What is picked out of Allegro's JSON: never an error because of a field, never a byte changed."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -238,9 +239,11 @@ def test_an_event_of_an_unknown_type_without_an_order_is_kept() -> None:
 
 
 @pytest.mark.parametrize("event", ["{}", '{"id":null}', '{"id":""}', '{"id":"a b"}', '{"id":[]}', "[]", "5"])
-def test_an_event_without_an_id_stops_the_page_and_not_silently(event: str) -> None:
-    with pytest.raises(AllegroAnswerError):
-        wire.event_page(b'{"events":[' + EVENT + b"," + event.encode() + b"]}")
+def test_an_event_without_an_id_is_known_by_its_bytes_and_costs_no_other(event: str) -> None:
+    first, nameless = wire.event_page(b'{"events":[' + EVENT + b"," + event.encode() + b"]}")
+    assert first.event_id == "1700000000000001"
+    assert nameless.event_id == f"sha256:{hashlib.sha256(event.encode()).hexdigest()}"
+    assert nameless.body == event.encode()
 
 
 def test_an_empty_journal_page_holds_no_events() -> None:

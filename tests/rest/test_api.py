@@ -1,5 +1,6 @@
 """The application around the routes: who may call, problems, health, logs, the process."""
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from tests.rest.conftest import World
 
 
+NAMELESS = b"{}"
+ITEM = hashlib.sha256(NAMELESS).hexdigest()
+
+
 def routes() -> list[tuple[str, str, str]]:
     """Method, path and scope of every route under /api/v1, as declared."""
     found = []
@@ -42,7 +47,14 @@ def routes() -> list[tuple[str, str, str]]:
 
 def filled(path: str, account: object, sync_id: object) -> str:
     return path.format(
-        account_id=account, sync_id=sync_id, order_id="o", number=1, key_id="0" * 12, kind="returns", extra_id="r"
+        account_id=account,
+        sync_id=sync_id,
+        order_id="o",
+        number=1,
+        key_id="0" * 12,
+        kind="returns",
+        extra_id="r",
+        item_id=ITEM,
     )
 
 
@@ -51,6 +63,8 @@ def body(method: str, path: str, user: object) -> dict[str, Any] | None:
         return {"name": "x"}
     if method != "POST" or path.endswith("reconnect"):
         return None
+    if path.endswith(("retry", "acknowledge")):
+        return {"reason": "x"} if path.endswith("acknowledge") else {}
     return {"kind": "incremental"} if path.endswith("syncs") else {"user_id": str(user), "name": "x"}
 
 
@@ -59,7 +73,7 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     world: "World", method: str, path: str, scope: str
 ) -> None:
     account, run_id = world.account(), uuid4()
-    world.read(account, b'{"id":"o"}')
+    world.read(account, b'{"id":"o"}', NAMELESS)
     world.read(account, b'{"id":"o","status":"x"}', at=datetime.now(UTC))
     beside_it = extras.document("returns", "r", "o", datetime.now(UTC), b"{}", found=True)
     with database.transaction(world.runtime.db) as tx:
@@ -80,7 +94,9 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     if path.startswith("/api-keys"):
         return  # whose keys a key rules over is told in test_rest_keys.py
     stranger = world.client(world.key(scope, user=uuid4()))
-    if path in {"/accounts", "/orders", "/changes"} and method == "GET":
+    if path == "/schema-drift":  # of the whole installation
+        assert stranger.get(where).json()["items"] == []
+    elif path in {"/accounts", "/orders", "/changes"} and method == "GET":
         assert stranger.get(where).json()["items"] == []
         if path != "/accounts":
             assert stranger.get(where, params={"account_id": str(account)}).status_code == 404

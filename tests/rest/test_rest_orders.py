@@ -220,7 +220,7 @@ def test_an_id_that_several_accounts_hold_asks_which(world: "World") -> None:
     [
         b'{"id":"bad","note":"\xff\xfe"}',
         b'{"id":"bad","note":"\\ud800"}',
-        b'{"id":"bad","note":"half',
+        b'{"id":"bad","note":"\\q"}',
         b'{"id":"bad","deep":' + b"[" * 5000 + b"]" * 5000 + b"}",
     ],
 )

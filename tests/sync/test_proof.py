@@ -37,6 +37,7 @@ WHOLE = Evidence(
     owed=0,
     set_aside=0,
     unreadable=0,
+    acknowledged=0,
     contradicted=0,
 )
 
@@ -64,7 +65,7 @@ def test_whole_evidence_leaves_no_question() -> None:
         ({"followed_at": NOW - 2 * DAY}, "last followed 2 days ago"),
         ({"owed": 3}, "3 orders are named"),
         ({"set_aside": 1}, "set aside"),
-        ({"unreadable": 1}, "no order id"),
+        ({"unreadable": 1}, "set aside"),
         ({"contradicted": 2}, "still there"),
     ],
 )

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import httpx
 
-from orders_backup.allegro import wire
+from orders_backup.allegro import answers, wire
+from orders_backup.allegro.answers import Answer
 from orders_backup.errors import (
     AllegroAnswerError,
     AllegroError,
@@ -38,11 +39,13 @@ Filters = dict[str, str | list[str]]
 
 @dataclass(frozen=True, slots=True)
 class OrderPage:
-    """A list page. `sent_at`: when the request was sent; `orders`: each order's exact bytes."""
+    """A list page. `sent_at`: when the request was sent; `orders`: each order's exact bytes. `broken`: why the page
+    of one row could not be read; then its bytes stand for the order."""
 
     sent_at: datetime
     orders: list[bytes]
     total_count: int
+    broken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,12 @@ def connect(
     """A client for `base_url`. Redirects are not followed and proxies of the environment not used."""
     http = httpx.Client(
         base_url=base_url,
-        headers={"Accept": ACCEPT, "User-Agent": user_agent, "Accept-Language": "en-US"},
+        headers={
+            "Accept": ACCEPT,
+            "Accept-Encoding": "gzip",
+            "User-Agent": user_agent,
+            "Accept-Language": "en-US",
+        },
         timeout=httpx.Timeout(20, connect=5),
         limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
         trust_env=False,
@@ -140,8 +148,10 @@ def orders_updated(client: Client, token: str, *, since: datetime, offset: int) 
 
 
 def order(client: Client, token: str, order_id: str) -> OneOrder:
-    """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's."""
-    return _one(client, token, order_id, "")
+    """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's, and
+    AllegroUnreadableError where its JSON does not end as it began."""
+    one = _one(client, token, order_id, "")
+    return OneOrder(one.sent_at, wire.whole(one.body))
 
 
 def shipments(client: Client, token: str, order_id: str) -> OneOrder:
@@ -199,17 +209,17 @@ def _get(
     parameters: Mapping[str, str | list[str]] | None = None,
     *,
     accept: str = ACCEPT,
-) -> httpx.Response:
+) -> Answer:
     headers = {"Authorization": f"Bearer {token}", "Accept": accept}
     try:
-        answer = client.http.get(path, params=parameters, headers=headers)
+        answer = answers.send(client.http, "GET", path, params=parameters, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AllegroUnavailableError(f"Allegro did not answer: {type(error).__name__}.") from None
     check(answer)
     return answer
 
 
-def check(answer: httpx.Response) -> None:
+def check(answer: Answer) -> None:
     """Raises the AllegroError that this answer means; silent for JSON with status 200."""
     trace_id = answer.headers.get("trace-id")
     status = answer.status_code
@@ -234,7 +244,7 @@ def check(answer: httpx.Response) -> None:
     raise AllegroError(f"Allegro refused the request with {status}.", **known)
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _retry_after(answer: Answer) -> float | None:
     """Seconds, from a number or an HTTP date (RFC 9110, 10.2.3), at most one hour."""
     value = answer.headers.get("retry-after", "")
     if value.isascii() and value.isdigit():

@@ -300,9 +300,12 @@ def _supersede(tx: Connection, account_id: UUID, order_id: str, successor: str) 
 
 
 def _keep_unreadable(tx: Connection, account_id: UUID, found: Sequence[Unreadable]) -> None:
+    table = unreadable_orders.c
     for one in found:
         row = {"account_id": account_id, "sha256": one.sha256, "read_at": one.sent_at, "body": one.body}
-        tx.execute(insert(unreadable_orders).values(row).on_conflict_do_nothing())
+        statement = insert(unreadable_orders).values(**row, last_error=one.error)
+        again = {"readings": table.readings + 1, "last_read_at": sa.func.greatest(table.last_read_at, one.sent_at)}
+        tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "sha256"], set_=again))
 
 
 def _lock(tx: Connection, account_id: UUID) -> None:

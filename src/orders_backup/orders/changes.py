@@ -51,6 +51,7 @@ class Unreadable:
     sent_at: datetime
     body: bytes
     sha256: bytes
+    error: str = "These bytes name no order id."
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,11 @@ def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
     digest = hashlib.sha256(body).digest()
     facts = wire.order_facts(body)
     return Unreadable(sent_at, body, digest) if facts is None else Reading(sent_at, body, digest, facts)
+
+
+def unreadable(sent_at: datetime, body: bytes, error: str) -> Unreadable:
+    """Bytes that are known to be no order, and why."""
+    return Unreadable(sent_at, body, hashlib.sha256(body).digest(), error)
 
 
 def judge(head: Head | None, reading: Seen) -> Verdict:

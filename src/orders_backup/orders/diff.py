@@ -1,13 +1,27 @@
 """What differs between two versions of an order: a JSON Patch (RFC 6902), and each step in a sentence. PURE."""
 
-from typing import Any
+from typing import Any, NotRequired
 
 import jsonpatch
 import jsonpointer
 import msgspec
+from typing_extensions import TypedDict
 
 from orders_backup.orders.changes import VOLATILE
-from orders_backup.orders.shapes import Operation
+
+Operation = TypedDict(
+    "Operation",
+    {
+        "op": str,
+        "path": str,
+        "from": NotRequired[str],
+        "value": NotRequired[Any],
+        "volatile": bool,
+        "sentence": str,
+    },
+)
+"""One operation of a JSON Patch (RFC 6902). `volatile`: a field whose change alone tells nothing (`updatedAt`,
+`revision`); `sentence`: the operation for a person."""
 
 LONGEST = 80
 """Characters of a value that a sentence shows; the whole value is beside it."""

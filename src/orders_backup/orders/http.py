@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
 
 from orders_backup import db as database
-from orders_backup import rest
+from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
 from orders_backup.orders import feed, history, queries, shapes
@@ -16,6 +16,7 @@ from orders_backup.orders.queries import Filter
 router = APIRouter(prefix=rest.V1, tags=["orders"])
 
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
+Admin = Annotated[Caller, Security(rest.caller, scopes=["admin"])]
 OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]
 AccountId = Annotated[uuid.UUID | None, Query(description="Needed where several accounts hold the order.")]
 Fields = Literal["summary", "full"]
@@ -201,3 +202,13 @@ def list_changes(
             tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
         )
     return rest.answer(shapes.ChangePage(items, rest.cursor(reached, query=query), has_more))
+
+
+@router.get("/schema-drift", responses={200: {"model": shapes.DriftPage}})
+def list_schema_drift(request: Request, caller: Admin) -> Response:
+    """In what Allegro's documents differ from the shape this program knows, newest finding first; at most 1,000.
+
+    Of the whole installation; a key that is bound to one user is shown no examples.
+    """
+    with database.snapshot(rest.runtime(request).db) as tx:
+        return rest.page(drift.findings(tx, seen_by=caller.user_id), None)

@@ -3,12 +3,15 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, NotRequired
+from typing import Annotated
 
 import msgspec
 from pydantic import GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
+
+from orders_backup.drift import Finding
+from orders_backup.orders.diff import Operation
 
 Document = Annotated[
     msgspec.Raw,
@@ -98,20 +101,6 @@ class Change:
     stored_at: datetime
 
 
-Operation = TypedDict(
-    "Operation",
-    {
-        "op": str,
-        "path": str,
-        "from": NotRequired[str],
-        "value": NotRequired[Any],
-        "volatile": bool,
-        "sentence": str,
-    },
-)
-"""One operation of a JSON Patch (RFC 6902). `volatile`: a field whose change alone tells nothing (`updatedAt`,
-`revision`); `sentence`: the operation for a person."""
-
 Diff = TypedDict(
     "Diff",
     {
@@ -157,6 +146,14 @@ class ChangePage:
     items: list[Change]
     next_cursor: str
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPage:
+    """Everything that was found in Allegro's documents and is not known, or is known and was missed."""
+
+    items: list[Finding]
+    next_cursor: None
 
 
 def document(body: bytes | None) -> msgspec.Raw | None:

@@ -39,7 +39,7 @@ def compare(question: Listing) -> None:
 def _ask(question: Listing) -> None:
     """The count of the whole window; one that is ours proves it."""
     job, window, started_at = question.job, question.window, question.job.now()
-    total = listing.ask(question, 0, limit=1).total_count
+    total = listing.count(question)
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         found = evidence.stored_in(tx, window)
@@ -72,7 +72,7 @@ def _halve(question: Listing, parts: list[Window]) -> None:
     """Asks for the newer half's count; the rest of the whole is the older one's, and tells whether to look there."""
     job, window, (newer, older) = question.job, question.window, parts
     started_at = job.now()
-    total = listing.ask(question, 0, limit=1, window=newer).total_count
+    total = listing.count(question, window=newer)
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         run_id, deeper = question.run.id, {"account_id": job.account_id, "depth": window.depth + 1}

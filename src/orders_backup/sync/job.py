@@ -113,6 +113,8 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
         )
     else:
         _settle(job, due_at=due_at, failures=0, last_error=None, at_once=True)
+    finally:
+        runtime.drift.write(runtime.db)
 
 
 def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> datetime:
@@ -155,6 +157,8 @@ def record(
     recorded = archive.record(tx, job.runtime.codec, job.account_id, readings, cause=cause)
     readable = [one for one in readings if isinstance(one, Reading)]
     struck: list[str] = []
+    bodies = ((one.facts.order_id, one.body) for one in readable)
+    job.runtime.drift.see("order", job.account_id, bodies, sampled=cause == "backfill")
     if readable:
         ids, sent_at = [one.facts.order_id for one in readable], readable[0].sent_at
         struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)

@@ -134,6 +134,13 @@ def later(cursor: str, event_ids: Iterable[str]) -> str:
     return max([cursor, *event_ids], key=lambda event_id: (int(event_id) if event_id.isdigit() else -1, event_id))
 
 
+def credible(event_ids: Iterable[str], *, now: datetime) -> list[str]:
+    """Those that can be a moment of the journal. What is no number, or lies beyond tomorrow, never moves the cursor:
+    it would take it past everything still to come."""
+    latest = int((now + timedelta(days=1)).timestamp() * 1_000_000)
+    return [one for one in event_ids if one.isdigit() and int(one) <= latest]
+
+
 def halves(window: Window, *, oldest: datetime | None) -> list[Window]:
     """Two windows for one with too many orders, cut in the middle of what holds any, newest first.
 

@@ -45,7 +45,8 @@ class Proven:
 class Evidence:
     """What there is to judge. `status` and `is_paused` of the account; `began_at`, `checked_at`: of the newest finished
     run over everything, whose `windows` these are; `ids_checked_at`: when all of the year was last compared order by
-    order; `followed_at`: when the journal was last read to its end, or pinned; `contradicted`: orders that Allegro did
+    order; `followed_at`: when the journal was last read to its end, or pinned; `acknowledged`: of what is set aside and
+    unreadable, how much somebody took note of; `contradicted`: orders that Allegro did
     not list and that were found there by themselves."""
 
     now: datetime
@@ -60,6 +61,7 @@ class Evidence:
     owed: int
     set_aside: int
     unreadable: int
+    acknowledged: int
     contradicted: int
 
 
@@ -115,10 +117,9 @@ def _of_single_orders(evidence: Evidence) -> list[str]:
     found = []
     if evidence.owed:
         found.append(f"{evidence.owed} orders are named by events or sweeps and not yet read.")
-    if evidence.set_aside:
-        found.append(f"{evidence.set_aside} orders could not be read and are set aside.")
-    if evidence.unreadable:
-        found.append(f"{evidence.unreadable} answers that came as orders name no order id; their bytes are kept.")
+    unanswered = evidence.set_aside + evidence.unreadable - evidence.acknowledged
+    if unanswered:
+        found.append(f"{unanswered} orders could not be read and are set aside; nobody acknowledged them.")
     if evidence.contradicted:
         found.append(f"{evidence.contradicted} orders were not listed and are still there: the list was not whole.")
     return found

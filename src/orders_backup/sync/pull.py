@@ -39,7 +39,7 @@ def pin(job: Job) -> None:
     newest = job.calls.ask(Route.EVENTS, lambda token: client.latest_event_id(job.runtime.allegro, token))
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        state.pin_cursor(tx, job.account_id, newest or "0")
+        state.pin_cursor(tx, job.account_id, plan.later("0", plan.credible([newest or "0"], now=job.now())))
 
 
 def _pull(job: Job) -> datetime:
@@ -94,7 +94,7 @@ def _follow(job: Job) -> _Followed:
         elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
             alarms.give(tx, job.account_id, now=job.now())
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
-    after = plan.later(plan.overlapped(cursor), [known] if known else [])
+    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
     while job.now() < job.ends_at:
         try:
             page = job.calls.ask(Route.EVENTS, partial(_events, job, after))
@@ -108,7 +108,9 @@ def _follow(job: Job) -> _Followed:
                 run_id = _opened(tx, job)
             state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
             _note_late(tx, job, new, cursor=cursor)
-            newest = plan.later(job.cursor or "0", [event.event_id for event in page.events])
+            job.runtime.drift.see("event", job.account_id, ((event.order_id, event.body) for event in new))
+            ids = plan.credible((event.event_id for event in page.events), now=job.now())
+            newest = plan.later(job.cursor or "0", ids)
             if newest != job.cursor:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
             if run_id is not None:
@@ -117,7 +119,7 @@ def _follow(job: Job) -> _Followed:
         job.cursor = newest
         if len(page.events) < client.EVENTS_LIMIT:
             return _Followed(run_id, None)
-        reached = plan.later(page.events[-1].event_id, [] if new else [newest])
+        reached = plan.later(ids[-1] if ids else after, [] if new else [newest])
         if reached == after:
             raise AllegroAnswerError("Allegro served the same page of the journal again.")
         after = reached

@@ -11,11 +11,11 @@ from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
 from orders_backup.errors import NotFoundError
-from orders_backup.sync import discoveries, evidence, plan, proof, state
+from orders_backup.sync import discoveries, evidence, plan, proof, set_aside, state
 from orders_backup.sync.discoveries import Discovery
 from orders_backup.sync.plan import Window
 from orders_backup.sync.proof import Evidence, Proven
-from orders_backup.tables import accounts, orders, owed_orders, sync_history, unreadable_orders
+from orders_backup.tables import accounts, orders, owed_orders, sync_history
 
 COVERING = ("backfill", "full", "reconcile")
 DISCOVERIES_OF = timedelta(days=30)
@@ -48,6 +48,7 @@ class Certificate:
     explained: int
     set_aside: int
     unreadable: int
+    acknowledged: int
     owed: int
     contradicted: int
     orders: int
@@ -97,6 +98,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
         explained=sum(one.explained for one in proven),
         set_aside=found.set_aside,
         unreadable=found.unreadable,
+        acknowledged=found.acknowledged,
         owed=found.owed,
         contradicted=found.contradicted,
         orders=kept[0],
@@ -107,10 +109,10 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
 
 
 def _evidence(tx: Connection, account: "Row[Any]", run: "Row[Any] | None", rows: "Sequence[Row[Any]]") -> Evidence:
-    aside, owed = _debts(tx, account.id)
+    aside, acknowledged, owed = _debts(tx, account.id)
     began_at = state.began(tx, account.id, "backfill")
     within = [one for one in rows if run is not None and one.window_to > run.started_at - plan.REACH + plan.SETTLED]
-    unreadable = sa.select(sa.func.count()).where(unreadable_orders.c.account_id == account.id)
+    unreadable, unanswered = set_aside.unreadable(tx, account.id)
     return Evidence(
         now=database.clock(tx),
         status=account.status,
@@ -123,7 +125,8 @@ def _evidence(tx: Connection, account: "Row[Any]", run: "Row[Any] | None", rows:
         windows=[_proven(row) for row in rows],
         owed=owed,
         set_aside=aside,
-        unreadable=tx.execute(unreadable).scalar_one(),
+        unreadable=unreadable,
+        acknowledged=acknowledged + unreadable - unanswered,
         contradicted=sum(evidence.contradicted(tx, one) for one in within if one.unlisted),
     )
 
@@ -161,9 +164,9 @@ def _proven(row: "Row[Any]") -> Proven:
     )
 
 
-def _debts(tx: Connection, account_id: UUID) -> tuple[int, int]:
-    """How many orders are set aside, and how many are owed."""
-    aside = owed_orders.c.set_aside_at.is_not(None)
-    query = sa.select(sa.func.count().filter(aside), sa.func.count().filter(~aside))
-    row = tx.execute(query.where(owed_orders.c.account_id == account_id)).one()
-    return row[0], row[1]
+def _debts(tx: Connection, account_id: UUID) -> tuple[int, int, int]:
+    """How many orders are set aside, how many of these somebody acknowledged, and how many are owed."""
+    aside, acknowledged = owed_orders.c.set_aside_at.is_not(None), owed_orders.c.acknowledged_at.is_not(None)
+    counts = (sa.func.count().filter(one) for one in (aside, sa.and_(aside, acknowledged), ~aside))
+    row = tx.execute(sa.select(*counts).where(owed_orders.c.account_id == account_id)).one()
+    return row[0], row[1], row[2]

@@ -309,6 +309,7 @@ def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, 
         "due_at": new.due_at,
         "failures": 0,
         "set_aside_at": None,
+        "acknowledged_at": None,
     }
     tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "order_id"], set_=changed))
 

@@ -17,7 +17,7 @@ from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import OrderPage
 from orders_backup.budget import Priority
-from orders_backup.errors import AllegroAnswerError
+from orders_backup.errors import AllegroAnswerError, AllegroUnreadableError
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.runtime import Runtime
 from orders_backup.sync import alarms, discoveries, evidence, listing, nets, plan, state, windows
@@ -94,7 +94,12 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
     while swept_to is None or swept_to < enough:
         if job.now() >= job.ends_at:
             return False
-        page = job.calls.ask(Route.ORDERS, partial(_ask, job, since, offset))
+        try:
+            page = job.calls.ask(Route.ORDERS, partial(_ask, job, since, offset))
+        except AllegroUnreadableError as error:  # the full sync finds the order that spoils it, row by row
+            log.warning("sweep_cut_short", account_id=str(job.account_id), code=error.code)
+            _remember(job, enough)
+            return True
         readings = listing.read(page)
         held = _store(job, run, readings, since=since)
         wrong = _fault(page, readings, since=since, offset=offset)

@@ -17,7 +17,7 @@ from orders_backup import db as database
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import OrderPage
-from orders_backup.errors import OrdersBackupError
+from orders_backup.errors import AllegroUnreadableError, OrdersBackupError
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import counts, discoveries, evidence, listing, nets, plan, state
@@ -54,7 +54,12 @@ def _begin(question: Listing) -> None:
     """The first page tells the window's size; one that is too large is halved, and what it held is stored anyway."""
     job, window, run = question.job, question.window, question.run
     started_at = job.now()
-    page = listing.ask(question, 0)
+    try:
+        page: OrderPage | None = listing.ask(question, 0, limit=window.page_size)
+    except AllegroUnreadableError as error:
+        page = _narrowed(question, error)
+    if page is None:
+        return
     job.runtime.codec.prepare(job.runtime.db, page.orders)
     readings = listing.read(page)
     with database.transaction(job.runtime.db) as tx:
@@ -67,20 +72,22 @@ def _begin(question: Listing) -> None:
             if not listing.divide(tx, question, plan.halves(listing.asked(question), oldest=listing.oldest(readings))):
                 _restart(tx, question, "more orders in one moment than Allegro can list")
             return
-        _take(tx, _as_it_is(tx, question), page, readings, offset=0)
+        _take(tx, _as_it_is(tx, question), page, readings, offset=0, limit=window.page_size)
 
 
 def _go_on(question: Listing) -> None:
     """The next pages, several on the way at once, stored in their order, each in a transaction of its own.
 
-    Each begins with the last row of the one before, by which rows that moved in between show.
+    Each full page begins with the last row of the one before, by which rows that moved in between show.
     """
     job, window = question.job, question.window
-    last = max(window.total_count - 1, window.next_offset + 1)
-    offsets = list(range(window.next_offset, last, client.LIST_LIMIT - 1))
-    batch = offsets[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(offsets)))]
-    pages = jobs.side_by_side(batch, partial(listing.ask, question))
-    for offset, page in zip(batch, pages, strict=True):
+    batch = listing.offsets(window)
+    batch = batch[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(batch)))]
+    pages = jobs.side_by_side(batch, partial(listing.ask, question, limit=window.page_size))
+    for offset, answer in zip(batch, pages, strict=True):
+        page = _narrowed(question, answer) if isinstance(answer, AllegroUnreadableError) else answer
+        if page is None:
+            return
         if isinstance(page, OrdersBackupError):
             raise page
         readings = listing.read(page)
@@ -90,15 +97,34 @@ def _go_on(question: Listing) -> None:
             is_open = current.window.status == "open" and current.window.attempts == window.attempts
             if not is_open or current.window.next_offset != offset:
                 return
-            _take(tx, current, page, readings, offset=offset)
+            _take(tx, current, page, readings, offset=offset, limit=window.page_size)
 
 
 def _as_it_is(tx: Connection, question: Listing) -> Listing:
     return replace(question, window=evidence.again(tx, question.window))
 
 
+def _narrowed(question: Listing, error: AllegroUnreadableError) -> OrderPage | None:
+    """What to do about a page that is broken or too large: it is asked for again with half as many orders, None.
+
+    What is left in the end is one row, and stands for itself, as long as Allegro answers sensibly beyond the list's
+    end: else it is Allegro that is ill, and not an order. The size is written down, because the budget may end first.
+    """
+    job, window = question.job, question.window
+    if window.page_size > 1:
+        known = {"next_offset": window.next_offset + 1, "last_order_id": None} if window.last_order_id else {}
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            evidence.update_window(tx, window, page_size=window.page_size // 2, **known)
+        log.warning("page_narrowed", account_id=str(job.account_id), page_size=window.page_size // 2)
+        return None
+    beyond = listing.beyond_all(question)
+    log.error("order_set_aside", account_id=str(job.account_id), order_id=None, code=error.code)
+    return OrderPage(beyond.sent_at, [error.body], beyond.total_count, broken=str(error))
+
+
 def _take(
-    tx: Connection, question: Listing, page: OrderPage, readings: list[Reading | Unreadable], *, offset: int
+    tx: Connection, question: Listing, page: OrderPage, readings: list[Reading | Unreadable], *, offset: int, limit: int
 ) -> None:
     """Stores a page, then says whether it was sound: an unsound one is stored too, and its window begins again."""
     window, asked = question.window, listing.asked(question)
@@ -108,23 +134,23 @@ def _take(
         before=window.total_count,
         offset=offset,
         rows=len(page.orders),
-        inside=all(listing.is_inside(asked, one) for one in readings),
+        inside=all(listing.is_inside(asked, one) for one in readings if listing.is_placed(question, one)),
         joined=not follows or listing.order_id(readings[0]) in {window.last_order_id, None} if readings else True,
+        limit=limit,
     )
     repeated = 1 if follows and wrong is None else 0
     unplaced = _record(tx, question, readings, repeated=repeated)
     if wrong is not None:
         _restart(tx, question, wrong)
         return
-    fresh = [listing.order_id(one) or "" for one in readings[repeated:] if listing.is_placed(one)]
+    fresh = [listing.order_id(one) or "" for one in readings[repeated:] if listing.is_placed(question, one)]
     found: dict[str, Any] = {"fingerprint": evidence.fingerprint_with(fresh)}
     reached = offset + len(page.orders)
     if reached >= page.total_count:
         evidence.update_window(tx, window, **found)
         _prove(tx, _as_it_is(tx, question), listed=reached, set_aside=window.set_aside + unplaced)
     else:
-        last = listing.order_id(readings[-1]) or ""
-        evidence.update_window(tx, window, **found, next_offset=reached - 1, listed=reached, last_order_id=last)
+        evidence.update_window(tx, window, **found, **listing.further(readings, reached=reached, limit=limit))
 
 
 def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) -> None:
@@ -196,7 +222,7 @@ def _record(tx: Connection, question: Listing, readings: Sequence[Reading | Unre
     recorded, _ = jobs.record(tx, job, readings, cause=question.cause)
     recorded = _once(recorded, readings[:repeated])
     state.count(tx, run.id, recorded)
-    unplaced = sum(not listing.is_placed(one) for one in readings[repeated:])
+    unplaced = sum(not listing.is_placed(question, one) for one in readings[repeated:])
     net = nets.NET_OF_RUN.get(run.kind)
     if net is not None:
         discoveries.note_found(tx, job.account_id, readings, recorded, net=net, now=job.now())
