@@ -129,9 +129,11 @@ def _tokens(story: "Story") -> Iterator[str]:
     first: dict[object, float] = {}
     for use in story.stage.world.tokens:
         began = first.setdefault((use.seller_id, use.generation), use.at)
+        if story.refused_by_allegro:
+            continue
         if use.at - began > LATEST_REUSE:
             yield f"I6 generation {use.generation} was used again after {use.at - began:.1f} s"
-        if use.outcome != "ok" and not story.refused_by_allegro:
+        if use.outcome != "ok":
             yield f"I6 a refresh with generation {use.generation} was answered {use.outcome}"
 
 

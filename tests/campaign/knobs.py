@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from orders_backup import worker
 from orders_backup.allegro import client
-from orders_backup.sync import plan
+from orders_backup.sync import plan, windows
 
 
 def tables() -> list[sa.Table]:
@@ -30,13 +30,15 @@ def turned(*, small: bool) -> Iterator[None]:
         (plan, "SPLIT_ABOVE", 10),
     ]
     kept = [(module, name, getattr(module, name)) for module, name, _ in numbers]
-    by_default: dict[str, Any] = dict(plan.fault.__kwdefaults__)
+    defaults: list[dict[str, Any]] = [plan.fault.__kwdefaults__, windows._ask.__kwdefaults__]
     for module, name, value in numbers:
         setattr(module, name, value)
-    plan.fault.__kwdefaults__["limit"] = 4
+    for one in defaults:
+        one["limit"] = 4
     try:
         yield
     finally:
         for module, name, value in kept:
             setattr(module, name, value)
-        plan.fault.__kwdefaults__.update(by_default)
+        for one in defaults:
+            one["limit"] = plan.PAGE

@@ -222,6 +222,11 @@ class Story:
         self.refused_by_allegro = True
         self.stage.world.rejects_tokens(self.seller_id)
         self.stage.say("Allegro rejects the tokens")
+        for wanted in ("reauthorization_required", "active"):
+            for _ in range(150):
+                if self.stage.trouble or self.status() == wanted:
+                    break
+                self.turn()
 
     # Looks
 
@@ -267,9 +272,9 @@ class Story:
 def _scale() -> Scale:
     draw = HAND.draw
     return Scale(
-        orders=draw.choice((0, 3, 5, 8, 8, 12, 20, 40)),
+        orders=draw.choice((0, 3, 5, 8, 8, 12, 20)),
         acts=draw.choice((3, 5, 8, 12)),
-        limit=draw.choice((9_000, 9_000, 9_000, 120)),
+        limit=draw.choice((9_000, 9_000, 9_000, 9_000, 9_000, 200)),
         access_token=draw.choice((43_199, 3_600, 400)),
         skews=draw.choice(((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))),
         event_lag=draw.choice((0.0, 0.0, 2.0)),
