@@ -24,7 +24,7 @@ def main() -> None:
     options = _options()
     if options.part:
         sys.exit(_part(options))
-    with _server() as url:
+    with server() as url:
         template = wires.make_template(url)
         if options.seed is not None:
             sys.exit(_one(url, template, options.seed))
@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
+def server() -> Iterator[str]:
     """PostgreSQL in memory where that can be; CAMPAIGN_DATABASE_URL names one that runs already."""
     if url := os.environ.get("CAMPAIGN_DATABASE_URL"):
         yield url
@@ -97,6 +97,9 @@ def _all(options: argparse.Namespace, url: str, template: str) -> int:
 def _part(options: argparse.Namespace) -> int:
     """Every so many-th seed, in a database of its own; the last line tells the figures."""
     url, template, number = options.part
+    source = os.environ.get("CAMPAIGN_SOURCE")
+    if source and not wires.database.__file__.startswith(source):
+        raise SystemExit(f"The product is not that of {source}.")
     failed, played, steps, faults = [], 0, 0, 0
     began = time.process_time()
     with in_hand(), watched_files(), wires.fresh(url, template) as engine:

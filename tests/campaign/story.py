@@ -64,7 +64,6 @@ class Story:
     hidden: list[tuple[datetime, Any]] = field(default_factory=list)
     told_tokens: tuple[int, str] = (0, "")
     pinned: str | None = None
-    ticks: int = 0
 
     # Steps
 
@@ -120,10 +119,8 @@ class Story:
         """Where no message waits, time passes until something is due and the scheduler rings; one is delivered."""
         queue = self.stage.queue
         if not queue:
-            wait = (self._next_due() - HAND.now).total_seconds()
-            HAND.forward(min(wait + 0.001, 150.0))
-            self.ticks += 1
-            self.stage.tick(wake=self.ticks % 3 == 1)
+            HAND.forward(min(self.until_due() + 0.001, 150.0))
+            self.stage.tick()
         self._reveals()
         self._broker()
         if queue:
@@ -151,12 +148,15 @@ class Story:
         elif chance < 0.43:
             queue.clear()
 
-    def _next_due(self) -> datetime:
+    def until_due(self) -> float:
+        """Seconds until something is due; negative where it is already."""
         query = " UNION ALL ".join(
             f"SELECT GREATEST(due_at, leased_until) AS due_at FROM {table.name} WHERE due_at IS NOT NULL"
             for table in knobs.tables()
         )
-        return self.stage.one(f"SELECT min(due_at) FROM ({query}) AS waiting") or HAND.now + timedelta(seconds=5)
+        query += f" UNION ALL {_ASLEEP}"
+        found = self.stage.one(f"SELECT min(due_at) FROM ({query}) AS waiting") or HAND.now + timedelta(seconds=5)
+        return float((found - HAND.now).total_seconds())
 
     def interlude(self) -> None:
         """What another process does while one stands still: the scheduler rings, and some of it is worked on."""
@@ -247,6 +247,7 @@ class Story:
         stage = self.stage
         self.weather.clears_up()
         self._reveals(everything=True)
+        HAND.forward(self.scale.event_lag + 1)
         calm_since = HAND.now
         stage.say("calm")
         waits = checks.waits_until(self) or HAND.now
@@ -263,10 +264,19 @@ class Story:
             stage.trouble.append(f"I10 not quiet within {(HAND.now - calm_since).total_seconds():.0f} s: {left}")
 
     def reconciles(self) -> None:
+        """A sweep: over everything where something may be known from nowhere else."""
+        kind = "reconcile" if self.silent else HAND.draw.choice(("full", "full", "full", "reconcile"))
         HAND.forward(61)
         with wires.quietly(self.stage.engine) as tx:
-            state.request(tx, self.account_id, HAND.draw.choice(("full", "full", "full", "reconcile")))
+            state.request(tx, self.account_id, kind)
         self.settles()
+
+
+_ASLEEP = """
+    SELECT clock_timestamp() + interval '5 s' FROM accounts a
+     WHERE a.status = 'active' AND NOT EXISTS (SELECT FROM syncs s WHERE s.account_id = a.id AND s.due_at IS NOT NULL)
+"""
+"""The scheduler wakes what sleeps every five seconds."""
 
 
 def _scale() -> Scale:
