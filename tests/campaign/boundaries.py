@@ -1,6 +1,7 @@
 """Every boundary of five small scenes, one after the other: a crash there, once before and, at a commit, once after."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +74,12 @@ def play(engine: Engine, point: Point) -> Story:
     return told
 
 
-def _begun(engine: Engine) -> Any:
+def _begun(engine: Engine) -> AbstractContextManager[Story]:
     return story.begun(engine, SEED, families=frozenset(), **CALM)
 
 
 def _ends(told: Story) -> None:
-    if told.account_id.int == 0 or told.status() != "active":
+    if told.account_id == story.NOBODY or told.status() != "active":
         told.connects()
     told.settles()
     checks.finally_(told, proven=told.silent)

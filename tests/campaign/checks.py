@@ -6,16 +6,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Row
-
-from orders_backup.settings import Settings
-from orders_backup.sync import plan, reconcile
 from tests.faults import checks as archived
 from tests.faults.checks import Evidence
+from tests.faults.watched import made_at
+
+from orders_backup.sync import reconcile
 
 from . import wires
-from .hand import HAND
-from .road import EVENTS, LIST, TOKEN, Call
 from .reader import BYSTANDER
+from .road import EVENTS, LIST, TOKEN, Call
 
 if TYPE_CHECKING:
     from .story import Story
@@ -179,16 +178,13 @@ def _honest(story: "Story") -> Iterator[str]:
         return
     stored = {row.order_id for row in story.stage.rows("SELECT order_id FROM orders")}
     for order in story.stage.world._state.by_seller[story.seller_id]:
-        if order.gone or order.id in stored or _made_at(order.id) > certificate.covers_to:
+        if order.gone or order.id in stored or made_at(order.id) > certificate.covers_to:
             continue
-        if order.bought / 1000 < certificate.covers_to.timestamp() and not story.stage.world.truth(story.seller_id)[
-            order.id
-        ].hidden:
+        if (
+            order.bought / 1000 < certificate.covers_to.timestamp()
+            and not story.stage.world.truth(story.seller_id)[order.id].hidden
+        ):
             yield f"certificate: it is complete, and {order.id} is not stored"
-
-
-def _made_at(form_id: str) -> datetime:
-    return archived.made_at(form_id)
 
 
 def _catch(story: "Story") -> Iterator[str]:
@@ -239,6 +235,3 @@ def summary(found: list[str]) -> str:
     """The first few of each kind."""
     by_kind = itertools.groupby(sorted(found), key=lambda one: one.split()[0])
     return "\n".join("\n".join(list(some)[:3]) for _, some in by_kind)
-
-
-__all__ = ["HAND", "Settings", "plan"]

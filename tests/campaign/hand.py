@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -79,7 +79,7 @@ class SeededPool:
     def __init__(self, *_: object, **__: object) -> None:
         """It needs no threads."""
 
-    def __enter__(self) -> "SeededPool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,7 +30,7 @@ def turned(*, small: bool) -> Iterator[None]:
         (plan, "SPLIT_ABOVE", 10),
     ]
     kept = [(module, name, getattr(module, name)) for module, name, _ in numbers]
-    defaults: list[dict[str, Any]] = [plan.fault.__kwdefaults__, windows._ask.__kwdefaults__]
+    defaults: list[dict[str, Any]] = [function.__kwdefaults__ or {} for function in (plan.fault, windows._ask)]
     for module, name, value in numbers:
         setattr(module, name, value)
     for one in defaults:

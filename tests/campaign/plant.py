@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import wires
-from .__main__ import server
 from .planted import BUGS, Bug
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +37,8 @@ def main() -> None:
     chosen = [bug for bug in BUGS if options.only in bug.name]
     if rotten := [f"{bug.file}: {bug.name}" for bug in BUGS if not stands(bug)]:
         sys.exit("The source has changed under these planted bugs:\n" + "\n".join(rotten))
-    with server() as url:
-        template = wires.make_template(url)
-        with ThreadPoolExecutor(2) as pool:
-            found = list(pool.map(lambda bug: planted(bug, url, template, options.seeds), chosen))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda bug: planted(bug, options.seeds), chosen))
     survived = [one for one in found if one.seed is None]
     print(f"{len(found) - len(survived)} of {len(found)} planted bugs were found")
     sys.exit(1 if survived else 0)
@@ -53,7 +49,7 @@ def stands(bug: Bug) -> bool:
     return (ROOT / "src/orders_backup" / bug.file).read_text().count(bug.old) == 1
 
 
-def planted(bug: Bug, url: str, template: str, seeds: int) -> Found:
+def planted(bug: Bug, seeds: int) -> Found:
     """The campaign on a copy of the source with this bug in it."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="planted") as folder:
@@ -62,19 +58,19 @@ def planted(bug: Bug, url: str, template: str, seeds: int) -> Found:
         shutil.copytree(ROOT / "migrations", copy / "migrations")
         target = copy / "src/orders_backup" / bug.file
         target.write_text(target.read_text().replace(bug.old, bug.new))
-        seed, check = _campaign(copy / "src", url, template, seeds)
+        seed, check = _campaign(copy / "src", seeds)
     found = Found(bug, seed, check, time.monotonic() - began)
     told = "SURVIVED" if seed is None else f"seed {seed}"
     print(f"{bug.name:75} {told:10} {found.seconds:6.1f} s  {check}", flush=True)
     return found
 
 
-def _campaign(source: Path, url: str, template: str, seeds: int) -> tuple[int | None, str]:
+def _campaign(source: Path, seeds: int) -> tuple[int | None, str]:
     environment = {**os.environ, "PYTHONPATH": f"{source}:{ROOT}", "CAMPAIGN_SOURCE": str(source)}
     command = [sys.executable, "-m", "tests.campaign", "--seeds", str(seeds), "--processes", "1", "--until-failure"]
     try:
         ended = subprocess.run(
-            [*command, "--part", url, template, "0"],
+            [*command, "--part", "0"],
             env=environment,
             cwd=ROOT,
             capture_output=True,

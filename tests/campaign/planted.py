@@ -17,13 +17,13 @@ BUGS = (
     Bug(
         "the cursor moves before its events are stored",
         "sync/pull.py",
-        """            new = archive.record_events(tx, job.runtime.codec, job.account_id, page.events)
+        """        job.runtime.codec.prepare(job.runtime.db, [])
 """,
-        """            ahead = plan.later(job.cursor or "0", [event.event_id for event in page.events])
-            with database.transaction(job.runtime.db) as early:
-                state.move_cursor(early, job.lease, seen=job.cursor, cursor=ahead)
-            job.cursor = ahead
-            new = archive.record_events(tx, job.runtime.codec, job.account_id, page.events)
+        """        ahead = plan.later(job.cursor or "0", [event.event_id for event in page.events])
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            state.move_cursor(tx, job.lease, seen=job.cursor, cursor=ahead)
+        job.cursor = ahead
 """,
     ),
     Bug(
@@ -164,10 +164,8 @@ def settle(""",
     Bug(
         "the feed is read by its numbers alone",
         "orders/feed.py",
-        """WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid < CAST(CAST(:horizon AS text) AS xid8)
-""",
-        """WHERE c.seq > :seq AND (:xid IS NOT NULL OR :horizon IS NOT NULL)
-""",
+        "WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid",
+        "WHERE c.seq > :seq AND CAST(:xid AS text) IS NOT NULL AND c.xid",
     ),
     Bug(
         "invalid_grant is believed inside the grace",

@@ -36,7 +36,9 @@ class Reader:
         while more:
             with wires.quietly(self.stage.engine) as tx:
                 tx.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-                changes, self.position, more = feed.page(tx, seen_by=None, account_id=None, after=self.position, limit=5)
+                changes, self.position, more = feed.page(
+                    tx, seen_by=None, account_id=None, after=self.position, limit=5
+                )
             for one in changes:
                 if one.seq in self.seen:
                     self.doubled.append(one.seq)
@@ -94,7 +96,9 @@ class Reader:
         found = [f"I5 the feed showed change {seq} twice" for seq in self.doubled]
         found += [f"I5 the feed never showed change {seq}" for seq in kept.keys() - self.seen.keys()]
         mine = {seq for seq, (account_id, *_) in self.seen.items() if account_id != BYSTANDER}
-        return found + [f"I5 the feed showed change {seq} of a write that was rolled back" for seq in mine - kept.keys()]
+        return found + [
+            f"I5 the feed showed change {seq} of a write that was rolled back" for seq in mine - kept.keys()
+        ]
 
 
 _ACCOUNT = """

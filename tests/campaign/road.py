@@ -135,4 +135,6 @@ class Road(httpx.BaseTransport):
 
 def _told(request: httpx.Request) -> str:
     wanted = {"from", "offset", "lineItems.boughtAt.gte", "updatedAt.gte"}
-    return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in request.url.params.items() if name in wanted)
+    return " ".join(
+        f"{name.rpartition('.')[2]}={value}" for name, value in request.url.params.items() if name in wanted
+    )

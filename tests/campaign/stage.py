@@ -3,13 +3,13 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
-from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from allegro_simulator.world import World
 from orders_backup import runtime as runtimes
 from orders_backup import worker as background
 from orders_backup.accounts import spool
+from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
@@ -194,7 +195,7 @@ class Stage:
         with self.as_process(worker):
             try:
                 background.tick(worker.runtime, app, wake=wake)
-            except background.DatabaseUnavailableError:
+            except DatabaseUnavailableError:
                 self.say("tick failed")
 
     def deliver(self, place: int = 0) -> None:
@@ -219,7 +220,7 @@ class Stage:
         who = "  ".join(worker.name for worker in self.stack) or "-"
         self.trace.append(f"{HAND.seconds():11.3f} {self.boundaries:5} {who:8} {text}")
 
-    def logged(self, _logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def logged(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = event.pop("event")
         told = {key: value for key, value in event.items() if key not in {"task", "exc_info"}}
         self.say(f"log {name} " + " ".join(f"{key}={self.name(str(value))}" for key, value in sorted(told.items())))
@@ -236,7 +237,7 @@ class Stage:
         if (action := self.exactly.pop(self.boundaries, None)) is not None:
             return Armed(place, 0, action, 60.0)
         for armed in self.armed:
-            if armed.place == place.split()[0] and self.may_strike(armed.action):
+            if armed.place == place.partition(" ")[0] and self.may_strike(armed.action):
                 armed.count -= 1
                 if armed.count <= 0:
                     self.armed.remove(armed)
@@ -420,9 +421,4 @@ def playing(stage: Stage) -> Iterator[None]:
 
 
 def _traceback() -> str:
-    import traceback
-
     return traceback.format_exc(limit=-6)
-
-
-__all__ = ["UUID", "Crash", "Stage", "Worker"]

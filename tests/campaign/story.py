@@ -31,6 +31,7 @@ from .weather import Weather
 
 KEY = SecretStr("key1:" + "A" * 43)
 USER = UUID(int=7)
+NOBODY = UUID(int=0)
 _by_id = attrgetter("id")
 
 
@@ -58,7 +59,7 @@ class Story:
     seller_id: str
     weather: Weather
     reader: Reader
-    account_id: UUID = UUID(int=0)
+    account_id: UUID = NOBODY
     silent: bool = False
     refused_by_allegro: bool = False
     hidden: list[tuple[datetime, Any]] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Story:
                 return answer
             HAND.forward(10)
             known = self.stage.one("SELECT id FROM accounts WHERE user_id = :user", user=USER)
-            if known is not None and self.account_id.int == 0:
+            if known is not None and self.account_id == NOBODY:
                 return known
         raise AssertionError("the API never answered")
 
@@ -300,7 +301,7 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
     scale = _scale()
     for name, value in fixed.items():
         setattr(scale, name, value)
-    folder = tempfile.mkdtemp(prefix="spool", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    folder = tempfile.mkdtemp(prefix="spool", dir=wires.MEMORY)
     world = World(
         seed=seed,
         clock=HAND,
@@ -337,30 +338,35 @@ def play(engine: Engine, seed: int, holder: list[Story] | None = None) -> Story:
     with begun(engine, seed) as story:
         if holder is not None:
             holder.append(story)
-        draw = HAND.draw
-        story.weather.arms()
-        story.connects()
-        for _ in range(story.scale.acts):
-            if story.stage.trouble:
-                break
-            chance = draw.random()
-            if chance < 0.35:
-                story.happens()
-            if chance < 0.5:
-                story.weather.arms()
-            if chance > 0.9:
-                story.reader.overtakes()
-            if chance > 0.985:
-                story.allegro_refuses()
-            for _ in range(draw.randint(1, 2)):
-                story.turn()
+        _lives(story)
         if not story.stage.trouble:
             story.settles()
             checks.finally_(story, proven=False)
-        if not story.stage.trouble and (story.silent or draw.random() < 0.4):
+        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.4):
             story.reconciles()
             checks.finally_(story, proven=True)
         return story
+
+
+def _lives(story: Story) -> None:
+    """The seller connects, and then things happen, jobs run and faults strike in the order that the seed chooses."""
+    draw = HAND.draw
+    story.weather.arms()
+    story.connects()
+    for _ in range(story.scale.acts):
+        if story.stage.trouble:
+            break
+        chance = draw.random()
+        if chance < 0.35:
+            story.happens()
+        if chance < 0.5:
+            story.weather.arms()
+        if chance > 0.9:
+            story.reader.overtakes()
+        if chance > 0.985:
+            story.allegro_refuses()
+        for _ in range(draw.randint(1, 2)):
+            story.turn()
 
 
 def _settings(world: World, folder: Path, scale: Scale) -> Settings:

@@ -18,7 +18,9 @@ SPARED_AFTER = 2
 ON_WIRES: dict[str, Callable[[], Armed]] = {
     "crash": lambda: _armed(("begin", "statement", "commit", "commit", "send", "answer", "file"), "crash"),
     "crash_after": lambda: _armed(("commit",), "crash_after"),
-    "database": lambda: _armed(("statement", "commit"), HAND.draw.choice(("cut", "deadlock", "serialization", "timeout"))),
+    "database": lambda: _armed(
+        ("statement", "commit"), HAND.draw.choice(("cut", "deadlock", "serialization", "timeout"))
+    ),
     "lost": lambda: _armed(("commit",), "lost"),
     "disk": lambda: _armed(("file",), "disk"),
     "outage": lambda: _armed(("begin", "commit"), "outage", HAND.draw.choice((3.0, 20.0, 100.0))),

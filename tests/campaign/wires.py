@@ -4,6 +4,7 @@ import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import psycopg
@@ -17,6 +18,9 @@ from orders_backup import local
 from orders_backup.tables import metadata
 
 from .hand import HAND
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 – for folders with names of their own
+"""Where files need not outlive the machine; None: wherever temporary files go."""
 
 SERVER = {
     "fsync": "off",
@@ -51,7 +55,7 @@ class Nobody:
     """Watches nothing: the campaign's own look at the database."""
 
     def states(self, wire: "Wire", statement: str, *, begins: bool) -> None: ...
-    def commits(self, wire: "Wire", really: Callable[[], None]) -> None:
+    def commits(self, wire: "Wire", really: Callable[[], None]) -> None:  # noqa: ARG002 – as a watch is asked
         really()
 
     def wrote(self, rows: int) -> None: ...
@@ -94,7 +98,7 @@ class Wire(psycopg.Connection[Any]):
             super().rollback()
 
     def close(self) -> None:
-        """Rolled back before it is cut, so that the database has forgotten everything at once and not a little later."""
+        """Rolled back before it is cut, so that the database forgets everything at once and not a little later."""
         if not self.closed and self.pgconn.transaction_status != TransactionStatus.IDLE:
             with contextlib.suppress(psycopg.Error):
                 super().rollback()
