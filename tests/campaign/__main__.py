@@ -38,6 +38,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--until-failure", action="store_true")
+    parser.add_argument("--families", default="", help="the weather of every seed, instead of what it would draw")
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -64,11 +65,11 @@ def _one(seed: int) -> int:
     return 1 if trouble else 0
 
 
-def tried(engine: Engine, seed: int) -> tuple[list[str], list[str]]:
+def tried(engine: Engine, seed: int, families: frozenset[str] | None = None) -> tuple[list[str], list[str]]:
     """What one seed found broken, and its trace; an exception of the campaign itself is trouble too."""
     holder: list[stories.Story] = []
     try:
-        story = stories.play(engine, seed, holder)
+        story = stories.play(engine, seed, holder, families=families)
     except Exception:  # noqa: BLE001 – the entry point of a seed: what it is, the trace tells
         trace = holder[0].stage.trace if holder else []
         return [f"campaign: {traceback.format_exc(limit=-4, chain=False)}"], trace
@@ -102,10 +103,11 @@ def _part(options: argparse.Namespace) -> int:
     if source and not str(product.__file__).startswith(source):
         raise SystemExit(f"The product is not that of {source}.")
     failed, played, steps, faults = [], 0, 0, 0
+    families = frozenset(options.families.split(",")) if options.families else None
     began = time.process_time()
     with in_hand(), watched_files(), database() as engine:
         for seed in range(options.first + options.part, options.first + options.seeds, options.processes):
-            trouble, trace = tried(engine, seed)
+            trouble, trace = tried(engine, seed, families)
             played += 1
             steps += len(trace)
             faults += sum(" goes on" in line or " crashes" in line or " (" in line for line in trace)

@@ -58,16 +58,27 @@ def planted(bug: Bug, seeds: int) -> Found:
         shutil.copytree(ROOT / "migrations", copy / "migrations")
         target = copy / "src/orders_backup" / bug.file
         target.write_text(target.read_text().replace(bug.old, bug.new))
-        seed, check = _campaign(copy / "src", seeds)
+        seed, check = _campaign(copy / "src", seeds, bug.weather)
     found = Found(bug, seed, check, time.monotonic() - began)
     told = "SURVIVED" if seed is None else f"seed {seed}"
     print(f"{bug.name:75} {told:10} {found.seconds:6.1f} s  {check}", flush=True)
     return found
 
 
-def _campaign(source: Path, seeds: int) -> tuple[int | None, str]:
+def _campaign(source: Path, seeds: int, weather: str) -> tuple[int | None, str]:
     environment = {**os.environ, "PYTHONPATH": f"{source}:{ROOT}", "CAMPAIGN_SOURCE": str(source)}
-    command = [sys.executable, "-m", "tests.campaign", "--seeds", str(seeds), "--processes", "1", "--until-failure"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.campaign",
+        "--seeds",
+        str(seeds),
+        "--processes",
+        "1",
+        "--until-failure",
+        "--families",
+        weather,
+    ]
     try:
         ended = subprocess.run(
             [*command, "--part", "0"],

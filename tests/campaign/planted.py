@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """`old` stands exactly once in `file`, below `src/orders_backup`."""
+    """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
+    it, played in every seed; empty: whatever the seeds draw."""
 
     name: str
     file: str
     old: str
     new: str
+    weather: str = ""
 
 
 BUGS = (
@@ -25,6 +27,7 @@ BUGS = (
             state.move_cursor(tx, job.lease, seen=job.cursor, cursor=ahead)
         job.cursor = ahead
 """,
+        weather="crash,database",
     ),
     Bug(
         "no fence: whoever lost a lease writes all the same",
@@ -38,18 +41,21 @@ def settle(""",
 
 
 def settle(""",
+        weather="freeze",
     ),
     Bug(
         "a claim makes no new generation",
         "due.py",
         "lease_generation=table.c.lease_generation + 1)",
         "lease_generation=table.c.lease_generation)",
+        weather="freeze",
     ),
     Bug(
         "a refresh begins although another one is under way",
         "accounts/tokens.py",
         "if row.intent_at is not None and row.intent_at > now - INTENT_HOLDS:",
         "if row.intent_at is not None and row.intent_at > now:",
+        weather="freeze,tokens",
     ),
     Bug(
         "the new pair is not kept on the disk",
@@ -57,12 +63,14 @@ def settle(""",
         """    spool.keep(_folder(runtime), account_id, str(begun.generation + 1), sealed)
     return _store(""",
         """    return _store(""",
+        weather="outage,tokens",
     ),
     Bug(
         "a token pair is stored without the fence of its generation",
         "accounts/tokens.py",
         "mine = (table.account_id == account_id) & (table.generation == generation)",
         "mine = table.account_id == account_id",
+        weather="freeze,tokens",
     ),
     Bug(
         "an older reading overwrites a newer one",
@@ -71,6 +79,7 @@ def settle(""",
         return Verdict.LATE
 """,
         "",
+        weather="freeze",
     ),
     Bug(
         "the same bytes make a version",
@@ -83,6 +92,7 @@ def settle(""",
         "sync/pull.py",
         "    after = plan.later(plan.overlapped(cursor), [known] if known else [])\n",
         "    after = cursor\n",
+        weather="journal",
     ),
     Bug(
         "rows from outside a window count for it",
@@ -91,6 +101,7 @@ def settle(""",
         return "a page held orders from outside its window"
 """,
         "",
+        weather="lists",
     ),
     Bug(
         "a totalCount that changes while listing is not noticed",
@@ -99,12 +110,14 @@ def settle(""",
         return f"totalCount changed from {before} to {total} while listing"
 """,
         "",
+        weather="lists",
     ),
     Bug(
         "a reading strikes a debt that is younger than itself",
         "sync/state.py",
         "table.order_id == read, table.owed_at <= sent_at)",
         "table.order_id == read)",
+        weather="freeze,journal",
     ),
     Bug(
         "a window is proven without counting",
@@ -114,6 +127,7 @@ def settle(""",
         """    missing = 0
     window = Listing(job, listing.run, window, listing.cause).window
     if missing:""",
+        weather="lists",
     ),
     Bug(
         "the budget counts by the worker's clock",
@@ -139,12 +153,14 @@ def settle(""",
         """            budget.silence(self._runtime.db, self._buckets(route)[0].key, seconds=error.retry_after)
             raise""",
         """            raise""",
+        weather="limits",
     ),
     Bug(
         "an outage sets orders aside",
         "sync/debts.py",
         "own = tried.landed or not isinstance(error, AllegroUnavailableError)",
         "own = True",
+        weather="network,outage",
     ),
     Bug(
         "a merged order's successor is forgotten",
@@ -172,6 +188,7 @@ def settle(""",
         "accounts/tokens.py",
         'return error.error in {"invalid_grant", "invalid_token"} and now >= begun.first_at + GRACE',
         'return error.error in {"invalid_grant", "invalid_token"}',
+        weather="tokens",
     ),
     Bug(
         "the cursor is pinned where the journal is when it is first read, not before the backfill",
@@ -180,6 +197,7 @@ def settle(""",
         pull.pin(job)
 """,
         "",
+        weather="crash,freeze",
     ),
     Bug(
         "a debt is struck when its reading begins",
@@ -190,6 +208,7 @@ def settle(""",
     with database.transaction(job.runtime.db) as tx:
         state.paid(tx, job.account_id, [debt.order_id], sent_at=job.now())
     if not isinstance""",
+        weather="crash,database",
     ),
     Bug(
         "events are stored and their orders are not owed",
@@ -211,6 +230,7 @@ def settle(""",
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             current = state.next_window""",
+        weather="crash,database",
     ),
     Bug(
         "a transaction stays open during a call",
@@ -230,5 +250,6 @@ def settle(""",
         """        spool.keep(_spool(runtime), row.account_id, f"device-{row.user_code}", sealed)
     with""",
         """    with""",
+        weather="outage,database",
     ),
 )

@@ -55,6 +55,7 @@ class Traffic:
     calls: list[Call] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
     token_calls: list[tuple[datetime, Worker]] = field(default_factory=list)
+    delivered: Worker | None = None
 
 
 class Road(httpx.BaseTransport):
@@ -90,6 +91,8 @@ class Road(httpx.BaseTransport):
                 self._traffic.token_calls.pop()
         self._traffic.calls.append(Call(sent_at, path, self._worker.name, answer.status_code))
         stage.say(f"call {path} {_told(request)} -> {answer.status_code}{f' ({fault.kind})' if fault else ''}")
+        if is_refresh and answer.status_code == 200:
+            self._traffic.delivered = self._worker
         if answer.status_code == 429 and not path.startswith("/auth/"):
             self._silence(answer)
         return answer

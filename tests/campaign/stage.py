@@ -143,7 +143,7 @@ class Stage:
     names: dict[str, str] = field(default_factory=dict)
     _writing: tuple[Wire, str | None] | None = None
     _written: dict[int, set[str]] = field(default_factory=dict)
-    may_strike: Callable[[str], bool] = lambda _: True
+    may_strike: Callable[[str, float], bool] = lambda *_: True
     interlude: Callable[[], None] = lambda: None
 
     # Processes
@@ -237,7 +237,7 @@ class Stage:
         if (action := self.exactly.pop(self.boundaries, None)) is not None:
             return Armed(place, 0, action, 60.0)
         for armed in self.armed:
-            if armed.place == place.partition(" ")[0] and self.may_strike(armed.action):
+            if armed.place == place.partition(" ")[0] and self.may_strike(armed.action, armed.seconds):
                 armed.count -= 1
                 if armed.count <= 0:
                     self.armed.remove(armed)

@@ -314,7 +314,7 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
     settings = _settings(world, WatchedFolder(folder), scale)
     traffic = Traffic(choose=lambda _: None)
     stage = Stage(engine, world, settings, lambda on, worker: Road(on, worker, traffic), skews=scale.skews)
-    drawn = weather.drawn(stage)
+    drawn = weather.drawn(stage, traffic)
     if families is not None:
         drawn.families = families
     traffic.choose = drawn.choose
@@ -333,9 +333,11 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def play(engine: Engine, seed: int, holder: list[Story] | None = None) -> Story:
+def play(
+    engine: Engine, seed: int, holder: list[Story] | None = None, *, families: frozenset[str] | None = None
+) -> Story:
     """A whole seed; what was found broken stands in its stage's `trouble`. `holder` has it even if this raises."""
-    with begun(engine, seed) as story:
+    with begun(engine, seed, families=families) as story:
         if holder is not None:
             holder.append(story)
         _lives(story)

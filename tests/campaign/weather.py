@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import sqlalchemy as sa
 
 from . import wires
 from .hand import HAND
-from .road import LIST, TOKEN, Fault
+from .road import LIST, TOKEN, Fault, Traffic
 from .stage import Armed, Stage
 
+BRIEF = 20.0
+"""Who stands still for so long in a refresh leaves enough of the 60 seconds."""
 FAMILIES = ("crash", "database", "outage", "network", "lists", "limits", "tokens", "journal", "broker", "freeze")
 SPARED_AFTER = 2
 """Of Allegro's 60 seconds each interruption of a refresh costs up to 20: the third one may lose the login by right."""
@@ -47,6 +48,7 @@ class Weather:
     stage: Stage
     families: frozenset[str]
     rate: float
+    traffic: Traffic
     is_over: bool = False
     spared: int = 0
 
@@ -62,12 +64,12 @@ class Weather:
         self.stage.armed.clear()
         self.stage.down_until = None
 
-    def may_strike(self, action: str) -> bool:
+    def may_strike(self, action: str, seconds: float) -> bool:
         """Not more often than a refresh whose answer is not on the disk yet can bear."""
         if not self._is_delicate():
             self.spared = 0
             return True
-        if action in {"outage", "freeze"} or self.spared >= SPARED_AFTER:
+        if action == "outage" or (action == "freeze" and seconds > BRIEF) or self.spared >= SPARED_AFTER:
             return False
         self.spared += 1
         return True
@@ -77,7 +79,7 @@ class Weather:
         if self.is_over or HAND.draw.random() >= self.rate:
             return None
         drawn = self._drawn(path)
-        if drawn is None or (drawn.kind != "refused" and not self.may_strike(drawn.kind)):
+        if drawn is None or (drawn.kind != "refused" and not self.may_strike(drawn.kind, drawn.seconds)):
             return None
         return drawn
 
@@ -115,7 +117,10 @@ class Weather:
         return [*lost, Fault("refused")] if self._is_delicate() else lost
 
     def _is_delicate(self) -> bool:
-        """Whether a refresh token may be used up and the pair that came for it is not on the disk."""
+        """Whether a refresh token may be used up, and nobody alive holds the pair that came for it or has kept it."""
+        holder = self.traffic.delivered
+        if holder is not None and not holder.dead and holder in self.stage.stack:
+            return False
         query = """
             SELECT account_id, generation FROM account_tokens
              WHERE intent_first_at IS NOT NULL AND intent_first_at > CAST(:now AS timestamptz) - interval '70 s'
@@ -128,12 +133,8 @@ class Weather:
         return False
 
 
-def drawn(stage: Stage) -> Weather:
+def drawn(stage: Stage, traffic: Traffic) -> Weather:
     """The weather of the seed that just began."""
     count = HAND.draw.choice((0, 1, 1, 2, 2, 3, 4))
     families = frozenset(HAND.draw.sample(FAMILIES, count))
-    return Weather(stage, families, HAND.draw.choice((0.05, 0.15, 0.3)))
-
-
-def soon(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)
+    return Weather(stage, families, HAND.draw.choice((0.05, 0.15, 0.3)), traffic)
