@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills logins bench whale lock clean
+.PHONY: help setup demo test check format kills logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -31,6 +31,17 @@ kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and 
 
 logins: setup ## 1,000 killed refreshes and other faults, and no login lost; SEED=… repeats one
 	LOGINS=1000 $(if $(SEED),LOGINS_SEED=$(SEED)) $(BIN)/pytest -q tests/logins
+faults: setup ## the deterministic campaign: 5,000 seeds of faults in process, and a crash at every boundary; SEED=… repeats one
+ifdef SEED
+	$(BIN)/python -m tests.campaign --seed $(SEED)
+else
+	$(BIN)/python -m tests.campaign --seeds $(or $(SEEDS),5000)
+	CAMPAIGN_EVERY=1 CAMPAIGN_EXAMPLES=200 CAMPAIGN_STEPS=30 $(BIN)/pytest -q tests/campaign --timeout 3600 \
+		-k "boundary or any_order"
+endif
+
+planted: setup ## prove the campaign: each planted bug is put into a copy of the source and has to be found
+	$(BIN)/python -m tests.campaign.plant
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run

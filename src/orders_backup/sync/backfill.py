@@ -37,6 +37,7 @@ def _list(job: Job) -> datetime:
         is_over = windows.advance(job, run, cause="backfill" if run.kind == "backfill" else "sweep")
     finally:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
             state.count_calls(tx, run.id, job.calls.made)
     return _finish(job, run.id) if is_over else job.now()
 

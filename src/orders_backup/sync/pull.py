@@ -62,6 +62,7 @@ def _finish(job: Job) -> datetime:
     now = job.now()
     job.values["succeeded_at"] = now
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         next_owed_at = state.next_owed_at(tx, job.account_id)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None and run.status == "running":
@@ -166,6 +167,7 @@ def _opened(tx: Connection, job: Job) -> UUID:
 
 def _count_calls(job: Job) -> None:
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None:
             state.count_calls(tx, run.id, job.calls.made)
@@ -174,6 +176,7 @@ def _count_calls(job: Job) -> None:
 def _pay(job: Job, run_id: UUID | None) -> bool:
     """Reads the owed orders, in a run that counts them. False where the slice ended first."""
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         owed = {debt.order_id: debt for debt in state.owed(tx, job.account_id, now=job.now())}
         if owed and run_id is None:
             run_id = _opened(tx, job)
