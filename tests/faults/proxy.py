@@ -159,10 +159,11 @@ class Link:
             asyncio.create_task(self._pump(connection, "up", reader, server)),
             asyncio.create_task(self._pump(connection, "down", answers, client)),
         ]
-        _, others = await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
-        for other in others:
-            other.cancel()
-        await asyncio.gather(*flows, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            _, others = await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*flows, return_exceptions=True)
         self.connections.discard(connection)
 
     async def _pump(
