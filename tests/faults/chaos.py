@@ -40,6 +40,7 @@ class Chaos(Campaign):
     cluster: Cluster = field(kw_only=True)
     extent: Extent = field(kw_only=True)
     injected: list[Injected] = field(default_factory=list)
+    taken_over: list[float] = field(default_factory=list)
     silences: list[tuple[float, float]] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
@@ -65,15 +66,37 @@ class Chaos(Campaign):
         with suppress(OrdersBackupError), database.transaction(self.cluster.runtime.db) as tx:
             state.request(tx, account_id, kind)
 
+    def recover(self, since: datetime, *, within: float) -> float:
+        """Seconds until every account's journal was followed to its end by a sync that ended after `since`."""
+        behind, waited = "not asked yet", 0.0
+        while behind:
+            with suppress(DatabaseUnavailableError):
+                behind = str(scene.one(self, _BEHIND, since=since))
+            self.cluster.need_all()
+            waited = (datetime.now(UTC) - since).total_seconds()
+            if waited > within * scale.PATIENCE:
+                raise AssertionError(f"I10 not recovered after {waited:.0f} s: {behind}")
+            time.sleep(0.1)
+        if waited > within:
+            self.found.append(f"I10 recovered only after {waited:.1f} s, at fault {len(self.injected) + 1}")
+        return waited
+
+
+_BEHIND = """
+    SELECT coalesce(string_agg(a.name || ' ' || coalesce(s.succeeded_at::text, 'never'), ', '), '')
+      FROM accounts a LEFT JOIN syncs s ON s.account_id = a.id AND s.kind = 'journal'
+     WHERE a.status = 'active' AND NOT a.paused AND s.succeeded_at > :since IS NOT TRUE
+"""
+
 
 def kinds(extent: Extent, cluster: Cluster) -> list[Kind]:
-    """What can be done here: no disk is filled where none could be mounted, nothing long in the slice."""
+    """What can be done here: no disk is filled where none could be mounted, few kinds in the slice."""
     found = [*strikes.KINDS, *illnesses.KINDS, *whims.KINDS]
     if len(cluster.volumes) == 2:
         found += strikes.ON_VOLUMES
     else:
         sys.stderr.write("NOT INJECTED: full disks, because this machine does not let us mount a tmpfs\n")
-    return [kind for kind in found if not (extent.is_slice and kind.name in whims.LONG)]
+    return [kind for kind in found if not extent.is_slice or kind.name in scale.IN_THE_SLICE]
 
 
 def run(chaos: Chaos) -> None:
@@ -93,7 +116,9 @@ def run(chaos: Chaos) -> None:
 
 def _deal(chaos: Chaos) -> None:
     began = time.monotonic()
-    for turn, faults in enumerate(plan.rounds(kinds(chaos.extent, chaos.cluster), chaos.extent.seed), start=1):
+    together = (0, 0, 1) if chaos.extent.is_slice else scale.TOGETHER
+    rounds = plan.rounds(kinds(chaos.extent, chaos.cluster), chaos.extent.seed, together=together)
+    for turn, faults in enumerate(rounds, start=1):
         try:
             _round(chaos, faults)
         except BaseException as error:
@@ -118,7 +143,7 @@ def _round(chaos: Chaos, faults: tuple[Fault, ...]) -> None:
         time.sleep(max(fault.seconds for fault in faults))
         counted = [count() for count in hits]
     ended = datetime.now(UTC)
-    recovered = _recover(chaos, ended, within=max(fault.kind.within for fault in faults))
+    recovered = chaos.recover(ended, within=max(fault.kind.within for fault in faults))
     loses = any(fault.kind.loses for fault in faults)
     for fault, hit in zip(faults, counted, strict=True):
         chaos.injected.append(Injected(fault, Span(began, ended, loses=loses), hit, recovered, len(faults)))
@@ -127,29 +152,6 @@ def _round(chaos: Chaos, faults: tuple[Fault, ...]) -> None:
         sys.stdout.write(f"{len(chaos.hit):4}  {fault}{missed}; took {took:.1f} s, recovered in {recovered:.1f} s\n")
     sys.stdout.flush()
     time.sleep(chaos.draw.uniform(*scale.BETWEEN))
-
-
-def _recover(chaos: Chaos, since: datetime, *, within: float) -> float:
-    """Seconds until every account's journal was followed to its end by a sync that ended after `since`."""
-    behind = "not asked yet"
-    while behind:
-        with suppress(DatabaseUnavailableError):
-            behind = str(scene.one(chaos, _BEHIND, since=since))
-        chaos.cluster.need_all()
-        waited = (datetime.now(UTC) - since).total_seconds()
-        if waited > within * scale.PATIENCE:
-            raise AssertionError(f"I10 not recovered {waited:.0f} s after the faults ended: {behind}")
-        time.sleep(0.1)
-    if waited > within:
-        chaos.found.append(f"I10 recovered only {waited:.1f} s after the end of fault {len(chaos.injected) + 1}")
-    return waited
-
-
-_BEHIND = """
-    SELECT coalesce(string_agg(a.name || ' ' || coalesce(s.succeeded_at::text, 'never'), ', '), '')
-      FROM accounts a LEFT JOIN syncs s ON s.account_id = a.id AND s.kind = 'journal'
-     WHERE a.status = 'active' AND NOT a.paused AND s.succeeded_at > :since IS NOT TRUE
-"""
 
 
 def _look(chaos: Chaos, turn: int) -> None:
@@ -197,6 +199,7 @@ def report(chaos: Chaos) -> dict[str, Any]:
         "refreshes": sum(chaos.world.uses().values()),
         "refreshed_again_in_grace": sum(count - 1 for count in chaos.world.uses().values()),
         "latest_reuse_after": round(chaos.world.latest_reuse(), 1),
+        "frozen_workers_replaced_within": [round(seconds, 1) for seconds in chaos.taken_over],
         "late_writers_refused": lost_leases,
         "resources_before": chaos.before,
         "resources_after": chaos.after,

@@ -17,7 +17,7 @@ LINKS = {
     "PostgreSQL": ("postgres", [*WORKERS, *SCHEDULERS, "everyone"]),
     "broker": ("broker", [*WORKERS, *SCHEDULERS, "everyone"]),
     "Allegro": ("allegro", [*WORKERS, "everyone"]),
-    "Allegro's tokens": ("auth", [*WORKERS, "everyone"]),
+    "Allegro's tokens": ("auth", ["everyone"]),
 }
 
 

@@ -53,7 +53,9 @@ class Fault:
         return f"{self.number} {self.kind.name} {self.victim} for {self.seconds:.1f} s".replace("  ", " ")
 
 
-def rounds(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Fault, ...]]:
+def rounds(
+    kinds: Sequence[Kind], seed: int, *, together: Sequence[int] = scale.TOGETHER
+) -> Iterator[tuple[Fault, ...]]:
     """Without end, always the same for a seed: faults one by one, by two, by three of different groups.
 
     Every kind comes once before any comes twice its weight.
@@ -62,7 +64,7 @@ def rounds(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Fault, ...]]:
     dealt = _dealt(kinds, draw)
     number, kept = 1, next(dealt)
     while True:
-        size = draw.choices((1, 2, 3), scale.TOGETHER)[0]
+        size = draw.choices((1, 2, 3), together)[0]
         chosen = [kept]
         kept = next(dealt)
         while len(chosen) < size and _fits(kept, chosen):

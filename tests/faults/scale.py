@@ -39,7 +39,7 @@ THINGS_A_SECOND = 4.0
 
 # The campaign of all faults
 
-POLL_EVERY = 2
+POLL_EVERY = 1
 FULL_EVERY = 60
 CLUSTER_LEASE = 4
 CLIENT_LIMIT = 3000
@@ -48,8 +48,8 @@ CLUSTER_TOKEN = 60
 CLUSTER_GRACE = 60
 ANSWERS_TAKE = (0.04, 0.03)
 """Every answer of Allegro travels for so long, a little more or less."""
-TOGETHER = (5, 4, 1)
-"""So often one, two, three faults at the same time."""
+TOGETHER = (3, 4, 3)
+"""So often one, two, three faults at the same time; in the slice always three."""
 EXPIRE_TOKENS = 0.4
 """Share of the rounds at whose beginning some access tokens expire, so that refreshes are under way."""
 MOMENT_WITHIN = 3.0
@@ -103,8 +103,17 @@ class Extent:
         return self.faults <= SLICE_FAULTS
 
 
-SLICE_FAULTS = 8
-SLICE_OF_CHAOS = Scale(kills=0, sellers=3, orders=150)
+SLICE_FAULTS = 6
+IN_THE_SLICE = {
+    "kill worker",
+    "lose COMMIT's answer",
+    "wipe broker",
+    "truncate answers, link to Allegro",
+    "lose answers, link to broker",
+    "merges",
+}
+"""Of each group one or two that are soon over."""
+SLICE_OF_CHAOS = Scale(kills=0, sellers=2, orders=150)
 CHAOS = Scale(kills=0, sellers=6, orders=400)
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -67,6 +68,15 @@ def _frozen(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
     chaos.cluster.freeze(fault.victim)
     yield once
     chaos.cluster.thaw(fault.victim)
+
+
+@contextmanager
+def _frozen_for_long(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
+    """So long that the leases pass: the other worker has taken over everything before this one wakes up."""
+    frozen_at = datetime.now(UTC)
+    with _frozen(chaos, fault) as hits:
+        chaos.taken_over.append(chaos.recover(frozen_at, within=scale.STEADY_WITHIN))
+        yield hits
 
 
 @contextmanager
@@ -220,7 +230,7 @@ KINDS = [
     Kind("kill scheduler", "process", _killed, SCHEDULERS, (0.1, 2), weight=3),
     Kind("kill API", "process", _killed, ["api"], (0.1, 1)),
     Kind("freeze worker", "process", _frozen, WORKERS, (3, 12), weight=4, loses=True),
-    Kind("freeze worker for long", "process", _frozen, WORKERS, (20, 60), loses=True),
+    Kind("freeze worker for long", "process", _frozen_for_long, WORKERS, (15, 45), alone=True, loses=True),
     Kind("freeze scheduler", "process", _frozen, SCHEDULERS, (2, 8), weight=2),
     Kind("deploy", "process", _deployed, ["workers", "schedulers"], (0.1, 0.5), weight=2),
     Kind("kill PostgreSQL", "database", _killed, ["postgres"], (0.1, 4), 3, scale.RESTARTED_WITHIN, loses=True),

@@ -105,6 +105,15 @@ def test_a_damaged_archive_is_found_out(
     assert any(one.startswith(invariant) for one in set(checks.violations(tx, evidence)) - known)
 
 
+@pytest.mark.parametrize("name", ["a version is stored twice", "a seller has to connect again"])
+def test_the_look_between_faults_finds_it_too(tx: Connection, name: str) -> None:
+    invariant, damage = DAMAGES[name]
+    assert not list(checks.at_any_moment(tx))
+    tx.execute(sa.text(damage))
+
+    assert any(one.startswith(invariant) for one in checks.at_any_moment(tx))
+
+
 def test_a_refused_refresh_is_found_out(tx: Connection, evidence: Evidence) -> None:
     refused = Refreshed(0.0, next(iter(evidence.accounts)), 1, in_grace=False, outcome="invalid_grant")
 

@@ -139,6 +139,3 @@ KINDS = [
     ),
     Kind("merges", "journal", _merged, seconds=(0.1, 4), weight=3),
 ]
-
-LONG = {"429 without a word", "429 with Retry-After", "freeze worker for long"}
-"""What the slice of every test run leaves out."""
