@@ -16,7 +16,7 @@ from orders_backup.sync import state
 from . import campaign as campaigns
 from . import checks, illnesses, plan, scale, scene, strikes, whims
 from .checks import Span
-from .cluster import Cluster
+from .cluster import SCHEDULERS, WORKERS, Cluster
 from .plan import Fault, Kind
 from .scale import Extent
 from .scene import Campaign
@@ -96,7 +96,9 @@ def kinds(extent: Extent, cluster: Cluster) -> list[Kind]:
         found += strikes.ON_VOLUMES
     else:
         sys.stderr.write("NOT INJECTED: full disks, because this machine does not let us mount a tmpfs\n")
-    return [kind for kind in found if not extent.is_slice or kind.name in scale.IN_THE_SLICE]
+    if extent.is_slice and not extent.only:
+        return [kind for kind in found if kind.name in scale.IN_THE_SLICE]
+    return [kind for kind in found if extent.only in f"{kind.group}: {kind.name}"]
 
 
 def run(chaos: Chaos) -> None:
@@ -112,6 +114,9 @@ def run(chaos: Chaos) -> None:
     with scene.timed(chaos, "quiet"):
         campaigns.settle(chaos)
         chaos.after = chaos.cluster.resources()
+        chaos.cluster.need_all()
+        for name in (*SCHEDULERS, *WORKERS):
+            chaos.cluster.stop(name)
 
 
 def _deal(chaos: Chaos) -> None:

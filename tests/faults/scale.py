@@ -91,19 +91,21 @@ CAMPAIGN = Scale(kills=20, sellers=24, orders=1200)
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much chaos. `is_slice`: only what lasts a short while; `minutes`: the longest that faults go on."""
+    """How much chaos. `is_slice`: few kinds; `minutes`: the longest that faults go on; `only`: what the names of the
+    kinds or of their groups hold."""
 
     faults: int
     minutes: float
     seed: int
     broker: str
+    only: str
 
     @property
     def is_slice(self) -> bool:
         return self.faults <= SLICE_FAULTS
 
 
-SLICE_FAULTS = 6
+SLICE_FAULTS = 4
 IN_THE_SLICE = {
     "kill worker",
     "lose COMMIT's answer",
@@ -125,6 +127,7 @@ def chaos() -> Extent:
         minutes=float(chosen("CHAOS_MINUTES", "45")),
         seed=int(chosen("SEED", "1")),
         broker=chosen("CHAOS_BROKER", "valkey"),
+        only=chosen("ONLY", ""),
     )
 
 

@@ -221,7 +221,7 @@ def _admin(chaos: "Chaos") -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
 def _terminate(chaos: "Chaos", count: int) -> int:
     with _admin(chaos) as admin:
         query = f"""SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE {_OURS}
-                    ORDER BY state = 'idle', random() LIMIT {count}) AS some"""
+                    ORDER BY state = 'idle', random() LIMIT {count}) AS victims"""
         return len(admin.execute(query).fetchall())
 
 

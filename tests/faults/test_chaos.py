@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(4500)
 
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    """The campaign, over and quiet; the processes still run."""
+    """The campaign, over and quiet; workers and schedulers are stopped, the database still answers."""
     extent = scale.chaos()
     size = scale.SLICE_OF_CHAOS if extent.is_slice else scale.CHAOS
     world = WatchedWorld(
@@ -91,7 +91,6 @@ def test_the_limit_was_kept_and_every_silence_too(over: Chaos) -> None:
 
 def test_nobody_died_who_was_not_killed(over: Chaos) -> None:
     assert not over.cluster.died_alone
-    over.cluster.need_all()
 
 
 def test_nothing_grew(over: Chaos) -> None:
