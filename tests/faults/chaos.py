@@ -14,7 +14,7 @@ from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
 from orders_backup.sync import state
 
 from . import campaign as campaigns
-from . import checks, illnesses, plan, scale, scene, strikes, whims
+from . import checks, databases, illnesses, plan, scale, scene, strikes, whims
 from .checks import Span
 from .cluster import SCHEDULERS, WORKERS, Cluster
 from .plan import Fault, Kind
@@ -91,9 +91,9 @@ _BEHIND = """
 
 def kinds(extent: Extent, cluster: Cluster) -> list[Kind]:
     """What can be done here: no disk is filled where none could be mounted, few kinds in the slice."""
-    found = [*strikes.KINDS, *illnesses.KINDS, *whims.KINDS]
+    found = [*strikes.KINDS, *databases.KINDS, *illnesses.KINDS, *whims.KINDS]
     if len(cluster.volumes) == 2:
-        found += strikes.ON_VOLUMES
+        found += databases.ON_VOLUMES
     else:
         sys.stderr.write("NOT INJECTED: full disks, because this machine does not let us mount a tmpfs\n")
     if extent.is_slice and not extent.only:

@@ -1,15 +1,11 @@
-"""Faults of our own processes, of PostgreSQL, of the broker and of the disks."""
+"""Faults of our own processes and of the broker."""
 
-import contextlib
-import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psycopg
 import redis
 
 from orders_backup.worker import celery_app
@@ -17,7 +13,7 @@ from orders_backup.worker import celery_app
 from . import scale
 from .cluster import SCHEDULERS, WORKERS, until
 from .plan import Fault, Hits, Kind
-from .toxics import Cut, Watch
+from .toxics import Watch
 
 if TYPE_CHECKING:
     from .chaos import Chaos
@@ -51,7 +47,7 @@ def wait_for_moment(chaos: "Chaos", fault: Fault) -> None:
 
 
 @contextmanager
-def _killed(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
+def killed(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
     if fault.victim in (*WORKERS, *SCHEDULERS):
         wait_for_moment(chaos, fault)
     chaos.cluster.strike(fault.victim, whole=fault.victim == "broker" or fault.seed % 2 == 0)
@@ -90,106 +86,6 @@ def _deployed(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
     yield once
 
 
-# PostgreSQL
-
-
-@contextmanager
-def _restarted_at_once(chaos: "Chaos", _: Fault) -> Iterator[Hits]:
-    """What `pg_ctl restart -m immediate` does: no checkpoint, and the log is replayed."""
-    chaos.cluster.children["postgres"].process.send_signal(signal.SIGQUIT)  # type: ignore[union-attr]
-    yield once
-    chaos.cluster.restart("postgres")
-
-
-@contextmanager
-def _backends_terminated(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
-    hit = 0
-    for _ in range(1 + fault.seed % 4):
-        hit += _terminate(chaos, 1 + fault.seed % 5)
-        time.sleep(0.2)
-    yield lambda: hit
-
-
-@contextmanager
-def _backend_frozen(chaos: "Chaos", _: Fault) -> Iterator[Hits]:
-    with _admin(chaos) as admin:
-        query = f"SELECT pid FROM pg_stat_activity WHERE {_OURS} ORDER BY state = 'active' DESC, random() LIMIT 2"
-        pids: list[int] = [row[0] for row in admin.execute(query)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    yield lambda: len(pids)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def _connections_exhausted(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
-    """Somebody else takes every connection that there is."""
-    taken: list[psycopg.Connection[Any]] = []
-    refused = 0
-    for _ in range(2 + fault.seed % 3):
-        with contextlib.suppress(psycopg.OperationalError):
-            while len(taken) < 200:
-                taken.append(psycopg.connect(chaos.cluster.settings.database_url, application_name="greedy"))
-        refused += 1
-        with contextlib.suppress(psycopg.OperationalError):
-            taken[0].execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}")
-            taken[0].commit()
-        time.sleep(0.1)
-    yield lambda: refused
-    for one in taken:
-        one.close()
-
-
-@contextmanager
-def _commit_lost(chaos: "Chaos", fault: Fault, *, answered: bool) -> Iterator[Hits]:
-    with contextlib.ExitStack() as stack:
-        links = chaos.cluster.links_of(fault.victim, "postgres")
-        cuts = [stack.enter_context(link.under(Cut(b"COMMIT", answered=answered, times=3))) for link in links]
-        until(lambda: any(cut.hits for cut in cuts), scale.MOMENT_WITHIN)
-        yield lambda: sum(cut.hits for cut in cuts)
-
-
-@contextmanager
-def _commit_answer_lost(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
-    with _commit_lost(chaos, fault, answered=True) as hits:
-        yield hits
-
-
-@contextmanager
-def _commit_never_arrived(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
-    with _commit_lost(chaos, fault, answered=False) as hits:
-        yield hits
-
-
-# Disks
-
-
-@contextmanager
-def _database_disk_full(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
-    """PostgreSQL can neither extend a table nor, in half of the cases, write its log: then it ends itself."""
-    before = chaos.cluster.log("postgres").count(_NO_SPACE)
-    chaos.cluster.volumes["data"].fill()
-    if fault.seed % 2:
-        with contextlib.suppress(psycopg.Error), _admin(chaos) as admin:
-            for _ in range(8):
-                admin.execute("SELECT pg_switch_wal(), pg_logical_emit_message(true, 'campaign', repeat('x', 9000))")
-    yield lambda: chaos.cluster.log("postgres").count(_NO_SPACE) - before
-    chaos.cluster.volumes["data"].free()
-    chaos.cluster.wait_for_postgres()
-
-
-@contextmanager
-def _spool_full(chaos: "Chaos", _: Fault) -> Iterator[Hits]:
-    """A new pair of tokens finds no room on the disk."""
-    chaos.cluster.volumes["spool"].fill()
-    before = len(chaos.world.tokens)
-    chaos.expire_tokens(3)
-    yield lambda: len(chaos.world.tokens) - before
-    chaos.cluster.volumes["spool"].free()
-
-
 # The broker
 
 
@@ -207,60 +103,14 @@ def _broker_wiped(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
     yield once
 
 
-_OURS = "application_name LIKE 'orders-backup%' AND backend_type = 'client backend'"
-_NO_SPACE = "No space left on device"
-
-
-@contextmanager
-def _admin(chaos: "Chaos") -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-    url = chaos.cluster.settings.database_url
-    with psycopg.connect(url, autocommit=True, application_name="campaign", connect_timeout=10) as connection:
-        yield connection
-
-
-def _terminate(chaos: "Chaos", count: int) -> int:
-    with _admin(chaos) as admin:
-        query = f"""SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE {_OURS}
-                    ORDER BY state = 'idle', random() LIMIT {count}) AS victims"""
-        return len(admin.execute(query).fetchall())
-
-
 KINDS = [
-    Kind("kill worker", "process", _killed, WORKERS, (0.1, 2), weight=4, loses=True),
-    Kind("kill scheduler", "process", _killed, SCHEDULERS, (0.1, 2), weight=3),
-    Kind("kill API", "process", _killed, ["api"], (0.1, 1)),
+    Kind("kill worker", "process", killed, WORKERS, (0.1, 2), weight=4, loses=True),
+    Kind("kill scheduler", "process", killed, SCHEDULERS, (0.1, 2), weight=3),
+    Kind("kill API", "process", killed, ["api"], (0.1, 1)),
     Kind("freeze worker", "process", _frozen, WORKERS, (3, 12), weight=4, loses=True),
     Kind("freeze worker for long", "process", _frozen_for_long, WORKERS, (15, 45), alone=True, loses=True),
     Kind("freeze scheduler", "process", _frozen, SCHEDULERS, (2, 8), weight=2),
     Kind("deploy", "process", _deployed, ["workers", "schedulers"], (0.1, 0.5), weight=2),
-    Kind("kill PostgreSQL", "database", _killed, ["postgres"], (0.1, 4), 3, scale.RESTARTED_WITHIN, loses=True),
-    Kind(
-        "restart PostgreSQL",
-        "database",
-        _restarted_at_once,
-        seconds=(0.1, 4),
-        weight=2,
-        within=scale.RESTARTED_WITHIN,
-        loses=True,
-    ),
-    Kind("terminate backends", "database", _backends_terminated, seconds=(0.1, 0.5), weight=4, loses=True),
-    Kind("freeze backends", "database", _backend_frozen, seconds=(2, 8), weight=3, loses=True),
-    Kind("exhaust connections", "database", _connections_exhausted, seconds=(1, 6), weight=2, loses=True),
-    Kind("lose COMMIT's answer", "database", _commit_answer_lost, [*WORKERS, *SCHEDULERS], weight=5, loses=True),
-    Kind("lose COMMIT", "database", _commit_never_arrived, [*WORKERS, *SCHEDULERS], weight=3, loses=True),
-    Kind("kill broker", "broker", _killed, ["broker"], (0.1, 4), 2, scale.RESTARTED_WITHIN),
+    Kind("kill broker", "broker", killed, ["broker"], (0.1, 4), 2, scale.RESTARTED_WITHIN),
     Kind("wipe broker", "broker", _broker_wiped, seconds=(0.1, 0.5), weight=4, within=scale.RESTARTED_WITHIN),
-]
-
-ON_VOLUMES = [
-    Kind(
-        "fill disk of PostgreSQL",
-        "database",
-        _database_disk_full,
-        seconds=(2, 6),
-        weight=2,
-        within=scale.RESTARTED_WITHIN,
-        loses=True,
-    ),
-    Kind("fill disk of spool", "database", _spool_full, seconds=(2, 6), weight=2, loses=True),
 ]

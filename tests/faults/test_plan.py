@@ -3,9 +3,9 @@
 from collections import Counter
 from itertools import islice
 
-from . import illnesses, plan, scale, strikes, whims
+from . import databases, illnesses, plan, scale, strikes, whims
 
-KINDS = [*strikes.KINDS, *strikes.ON_VOLUMES, *illnesses.KINDS, *whims.KINDS]
+KINDS = [*strikes.KINDS, *databases.KINDS, *databases.ON_VOLUMES, *illnesses.KINDS, *whims.KINDS]
 
 
 def _dealt(seed: int, rounds: int) -> list[tuple[plan.Fault, ...]]:
