@@ -72,6 +72,13 @@ class Cluster(Service):
             if name.endswith(f"→{target}") and (process == "everyone" or name.startswith(process))
         ]
 
+    def need_all(self) -> None:
+        """Starts again who ended by himself, as a supervisor does; the report tells of it."""
+        for name, child in self.children.items():
+            if not child.is_running:
+                self.died_alone.append(child.how_it_ended())
+                self.restart(name)
+
     def freeze(self, name: str) -> int:
         """SIGSTOP; the process's id, to be thawed whatever becomes of it."""
         child = self.children[name]

@@ -48,7 +48,7 @@ def _ill(target: str, toxic: Callable[[Fault], Toxic]) -> "Callable[[Chaos, Faul
             toxics = [stack.enter_context(link.under(toxic(fault))) for link in links]
             if target == "auth":
                 chaos.expire_tokens(2)
-            until(lambda: any(one.hits for one in toxics), scale.MOMENT_WITHIN)
+            until(lambda: any(one.hits for one in toxics), scale.MOMENT_WITHIN * (2 if target == "auth" else 1))
             yield lambda: sum(one.hits for one in toxics)
 
     return ill

@@ -124,7 +124,7 @@ def chaos() -> Extent:
     chosen = os.environ.get
     return Extent(
         faults=int(chosen("FAULTS", SLICE_FAULTS)),
-        minutes=float(chosen("CHAOS_MINUTES", "45")),
+        minutes=float(chosen("CHAOS_MINUTES", "42")),
         seed=int(chosen("SEED", "1")),
         broker=chosen("CHAOS_BROKER", "valkey"),
         only=chosen("ONLY", ""),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from . import checks, cluster, proxy, scale
 from .chaos import Chaos
 from .checks import Evidence
 from .conftest import TOLD
+from .scale import Extent
 from .toxics import Latency
 from .watched import WatchedWorld
 
@@ -46,17 +48,24 @@ def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
             campaigns.run(chaos)
             _tell(chaos)
             yield chaos
-    except Exception as error:
+    except BaseException as error:
         again = f"make chaos SEED={extent.seed} FAULTS={extent.faults} BROKER={extent.broker}"
-        error.add_note(f"Again: {again} (logs: {folder}/logs)")
+        error.add_note(f"Again: {again}")
         raise
+    finally:
+        if not extent.is_slice:
+            shutil.copytree(folder / "logs", _place(extent).with_suffix(".logs"), dirs_exist_ok=True)
+
+
+def _place(extent: Extent) -> Path:
+    return Path(".chaos") / f"{extent.broker}-{extent.seed}-{extent.faults}.json"
 
 
 def _tell(chaos: Chaos) -> None:
     told = campaigns.report(chaos)
     TOLD.extend(campaigns.table(told))
     if not chaos.extent.is_slice:
-        place = Path(".chaos") / f"{told['broker']}-{told['seed']}-{told['faults']}.json"
+        place = _place(chaos.extent)
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps(told, indent=2, ensure_ascii=False))
         TOLD.append(f"tally: {place}")
