@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from . import scale
@@ -62,16 +63,24 @@ def rounds(
     """
     draw = random.Random(f"plan {seed}")
     dealt = _dealt(kinds, draw)
-    number, kept = 1, next(dealt)
+    waiting: list[Kind] = []
+    number = 1
     while True:
         size = draw.choices((1, 2, 3), together)[0]
-        chosen = [kept]
-        kept = next(dealt)
-        while len(chosen) < size and _fits(kept, chosen):
-            chosen.append(kept)
-            kept = next(dealt)
+        chosen = [waiting.pop(0) if waiting else next(dealt)]
+        while len(chosen) < size and (fitting := _another(chosen, waiting, dealt)):
+            chosen.append(fitting)
         yield tuple(_fault(number + place, kind, draw) for place, kind in enumerate(chosen))
         number += len(chosen)
+
+
+def _another(chosen: Sequence[Kind], waiting: list[Kind], dealt: Iterator[Kind]) -> Kind | None:
+    """The first that fits among those that wait and a few more; those that do not fit wait for a later round."""
+    waiting.extend(islice(dealt, max(scale.LOOK_AHEAD - len(waiting), 0)))
+    found = next((kind for kind in waiting if _fits(kind, chosen)), None)
+    if found:
+        waiting.remove(found)
+    return found
 
 
 def _dealt(kinds: Sequence[Kind], draw: random.Random) -> Iterator[Kind]:

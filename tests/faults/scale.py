@@ -48,8 +48,10 @@ CLUSTER_TOKEN = 60
 CLUSTER_GRACE = 60
 ANSWERS_TAKE = (0.04, 0.03)
 """Every answer of Allegro travels for so long, a little more or less."""
-TOGETHER = (3, 4, 3)
+TOGETHER = (1, 3, 6)
 """So often one, two, three faults at the same time; in the slice always three."""
+LOOK_AHEAD = 8
+"""Among so many kinds one is looked for that fits to those of the round."""
 EXPIRE_TOKENS = 0.4
 """Share of the rounds at whose beginning some access tokens expire, so that refreshes are under way."""
 MOMENT_WITHIN = 3.0
