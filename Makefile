@@ -27,10 +27,15 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix --quiet
 
 kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
-	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults
+	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults/test_kills.py
+
+chaos: setup ## the campaign of all faults: FAULTS=300 in at most 45 minutes; SEED=… repeats one, BROKER=rabbitmq
+	FAULTS=$(or $(FAULTS),300) SEED=$(or $(SEED),1) CHAOS_BROKER=$(or $(BROKER),valkey) \
+		$(BIN)/pytest -q -s tests/faults/test_chaos.py
 
 logins: setup ## 1,000 killed refreshes and other faults, and no login lost; SEED=… repeats one
 	LOGINS=1000 $(if $(SEED),LOGINS_SEED=$(SEED)) $(BIN)/pytest -q tests/logins
+
 faults: setup ## the deterministic campaign: 5,000 seeds of faults in process, and a crash at every boundary; SEED=… repeats one
 ifdef SEED
 	$(BIN)/python -m tests.campaign --seed $(SEED)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from orders_backup import local
+from orders_backup.local import Server
+from orders_backup.local.processes import Child
 
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 REDIS = Path("/usr/bin/redis-server")
@@ -43,8 +45,8 @@ def database(kind: str, folder: Path) -> Iterator[str]:
 def broker(kind: str, folder: Path) -> Iterator[str]:
     """URL of an empty broker: 'valkey' from the wheel, 'redis' or 'rabbitmq' of Debian."""
     if kind == "rabbitmq":
-        with _rabbitmq(folder) as url:
-            yield url
+        with rabbitmq(folder) as node:
+            yield node.url
         return
     if kind == "redis":
         require(REDIS)
@@ -53,7 +55,7 @@ def broker(kind: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _rabbitmq(folder: Path) -> Iterator[str]:
+def rabbitmq(folder: Path) -> Iterator[Server]:
     """A node of its own on loopback, with its own port mapper, so that no other RabbitMQ is disturbed."""
     require(RABBITMQ / "rabbitmq-server")
     port, distribution, mapper = (_free_port() for _ in range(3))
@@ -76,27 +78,26 @@ def _rabbitmq(folder: Path) -> Iterator[str]:
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
     }
-    with (folder / "output.log").open("wb") as output:
-        server = subprocess.Popen([RABBITMQ / "rabbitmq-server"], env=environment, stdout=output, stderr=output)
+    child = Child("broker", [str(RABBITMQ / "rabbitmq-server")], folder / "output.log", environment)
+    child.start()
     try:
-        _wait_until_open(port, server)
-        yield f"amqp://guest:guest@127.0.0.1:{port}//"
+        wait_until_open(port, child)
+        yield Server("RabbitMQ", port, f"amqp://guest:guest@127.0.0.1:{port}//", child)
     finally:
-        server.terminate()
-        server.wait(60)
+        child.stop(within=60)
         epmd = shutil.which("epmd") or "/usr/bin/epmd"
         subprocess.run([epmd, "-port", str(mapper), "-kill"], check=False, capture_output=True)
 
 
-def _wait_until_open(port: int, server: "subprocess.Popen[bytes]") -> None:
+def wait_until_open(port: int, child: Child) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        assert server.poll() is None, "RabbitMQ ended by itself"
+        assert child.is_running, child.how_it_ended()
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    raise AssertionError("RabbitMQ did not open its port")
+    raise AssertionError("The broker did not open its port")
 
 
 def _free_port() -> int:
