@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Row
 from tests.faults import checks as archived
-from tests.faults.checks import Evidence
+from tests.faults.checks import Evidence, Span
 from tests.faults.watched import made_at
 
 from orders_backup.sync import reconcile
@@ -86,7 +86,7 @@ def _archive(story: "Story", *, proven: bool) -> Iterator[str]:
         truth={(seller, form): truth for form, truth in world.truth(seller).items()},
         served_events={seller: world.served_events(seller)},
         tokens=[],
-        killed=story.stage.disrupted,
+        lossy=[Span(at, at) for at in story.stage.disrupted],
     )
     with wires.quietly(story.stage.engine) as tx:
         tx.exec_driver_sql("DELETE FROM order_changes WHERE account_id = %s", (BYSTANDER,))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from orders_backup import worker
 from orders_backup.allegro import client
-from orders_backup.sync import plan, windows
+from orders_backup.sync import listing, plan
 
 
 def tables() -> list[sa.Table]:
@@ -30,7 +30,7 @@ def turned(*, small: bool) -> Iterator[None]:
         (plan, "SPLIT_ABOVE", 10),
     ]
     kept = [(module, name, getattr(module, name)) for module, name, _ in numbers]
-    defaults: list[dict[str, Any]] = [function.__kwdefaults__ or {} for function in (plan.fault, windows._ask)]
+    defaults: list[dict[str, Any]] = [function.__kwdefaults__ or {} for function in (plan.fault, listing.ask)]
     for module, name, value in numbers:
         setattr(module, name, value)
     for one in defaults:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection, Row
 
+from orders_backup.allegro import client
 from orders_backup.orders.archive import Recorded
 from orders_backup.sync.plan import Window
 from orders_backup.tables import sync_windows
@@ -28,6 +29,7 @@ def add_windows(
             "fulfillment": ",".join(window.fulfillment),
             "method": window.method,
             "depth": depth,
+            "page_size": client.LIST_LIMIT,
             **found,
         }
         for window in windows
