@@ -94,7 +94,7 @@ class Settings(BaseModel):
     rate_limit_events: int = 60
     rate_limit_auth: int = 10
     calls_in_flight: int = 4
-    rate_limit_extras: int = 900
+    rate_limit_extras: int = 750
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"

@@ -13,6 +13,7 @@ from tests.shop import Shop
 from allegro_simulator.http import Request, Response
 from orders_backup import db as database
 from orders_backup.accounts import connect, queries
+from orders_backup.budget import Bucket
 from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.orders import extras
 from orders_backup.sync import extras_plan, pull, state
@@ -341,13 +342,11 @@ def test_without_budget_it_waits_and_the_orders_do_not(kept: Shop) -> None:
 
 def test_it_leaves_most_of_the_budget_to_everything_else(kept: Shop) -> None:
     later(kept)
-    burst = kept.runtime.settings.rate_limit_client * 0.035
-    rate = kept.runtime.settings.rate_limit_client * 0.935 / 60
-    taken = burst * 0.6 / rate
+    bucket = Bucket("client", kept.runtime.settings.rate_limit_client)
     kept.change(
-        "UPDATE request_budget SET full_at = clock_timestamp() + make_interval(secs => :taken)"
-        " WHERE key NOT LIKE '%:%:%'",
-        taken=taken,
+        "UPDATE request_budget SET full_at = clock_timestamp() + make_interval(secs => :taken),"
+        " own = jsonb_build_object('EXTRAS', extract(epoch FROM clock_timestamp()) + 60) WHERE key NOT LIKE '%:%:%'",
+        taken=bucket.burst * 0.6 / bucket.rate,
     )
     before = calls(kept)
     kept.look()

@@ -18,7 +18,8 @@ LISTING = "SELECT due_at, leased_until FROM syncs WHERE account_id = :account AN
 
 
 def work(shop: Shop, body: Callable[[Job], datetime]) -> None:
-    shop.change("UPDATE syncs SET due_at = clock_timestamp() WHERE account_id = :account")
+    shop.change("UPDATE syncs SET due_at = clock_timestamp() + interval '1 day'")
+    shop.change("UPDATE syncs SET due_at = clock_timestamp() WHERE account_id = :account AND kind = 'listing'")
     jobs.work(shop.runtime, shop.account_id, "listing", priority=Priority.BACKFILL, body=body)
 
 

@@ -357,7 +357,7 @@ def _event_of(body: bytes) -> Event:
 
 def _usable_id(value: object) -> str | None:
     """Printable ASCII without spaces, or a whole number; None for what nothing can be filed under."""
-    found = None if isinstance(value, float) else text(value)
+    found = value if isinstance(value, str) else None if isinstance(value, float) else text(value)
     return found if found is not None and _ORDER_ID.fullmatch(found) else None
 
 

@@ -36,8 +36,8 @@ class Recorded:
     unchanged: int = 0
     set_aside: int = 0
     maybe_superseded: list[str] = field(default_factory=list)
-    new_ids: list[str] = field(default_factory=list)
-    changed_ids: list[str] = field(default_factory=list)
+    new_ids: list[str] = field(default_factory=list, compare=False)
+    changed_ids: list[str] = field(default_factory=list, compare=False)
 
 
 def record(

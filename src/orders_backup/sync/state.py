@@ -20,7 +20,7 @@ from orders_backup.sync.plan import Debt, Ranked, Window
 from orders_backup.tables import accounts, owed_orders, sync_history, syncs
 
 LISTING_KINDS = ("backfill", "full", "reconcile")
-RUN_KINDS = {"journal": ("incremental",), "listing": LISTING_KINDS, "sweep": ("sweep",)}
+RUN_KINDS = {"journal": ("incremental",), "listing": LISTING_KINDS, "sweep": ("sweep",), "extras": ()}
 """Which kinds of run each standing job works on."""
 
 
