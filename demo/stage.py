@@ -23,17 +23,22 @@ PORTS = range(20_000, 32_000)
 STOP_WITHIN = 30.0
 OWN_SETTINGS = {
     "BROKER_URL",
+    "CALLS_IN_FLIGHT",
     "DATABASE_URL",
     "DATA_DIR",
     "DEVICE_FLOW_TIMEOUT",
     "ENCRYPTION_KEYS",
     "EVENTS_INTERVAL",
+    "EVENTS_INTERVAL_LONGEST",
+    "EVENTS_INTERVAL_SHORTEST",
     "LEASE",
     "LOG_FORMAT",
     "LOG_LEVEL",
+    "SWEEP_INTERVAL",
     "SYNC_INTERVAL",
 }
-"""Settings of a real installation, which a demo must not touch; with them everything that begins with ALLEGRO_."""
+OWN_PREFIXES = ("ALLEGRO_", "AWS_", "RATE_LIMIT_", "S3_")
+"""Settings of a real installation, which a demo must not touch."""
 
 
 class StoryError(Exception):
@@ -165,7 +170,7 @@ def environment(**settings: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in OWN_SETTINGS and not name.startswith(("ALLEGRO_", "RATE_LIMIT_"))
+        if name not in OWN_SETTINGS and not name.startswith(OWN_PREFIXES)
     }
     return {**kept, **settings}
 

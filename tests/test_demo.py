@@ -60,4 +60,4 @@ def test_every_setting_of_the_service_is_kept_from_the_demo() -> None:
 
     names = {name.upper() for name in Settings.model_fields}
 
-    assert {name for name in names if not name.startswith(("ALLEGRO_", "RATE_LIMIT_"))} == stage.OWN_SETTINGS
+    assert {name for name in names if not name.startswith(stage.OWN_PREFIXES)} == stage.OWN_SETTINGS

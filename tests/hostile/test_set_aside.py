@@ -137,7 +137,7 @@ def tries(shop: Shop) -> int:
 def test_the_certificate_is_complete_again_once_a_person_took_note_and_goes_on_naming_it(small: Shop) -> None:
     before = small.certificate()
     assert (before.complete, before.unreadable, before.acknowledged) == (False, 1, 0)
-    assert before.open_questions == ["1 orders could not be read and are set aside."]
+    assert before.open_questions == ["1 orders could not be read and are set aside; nobody acknowledged them."]
     assert acknowledged(small) == 1
     assert acknowledged(small, reason="another reason") == 0
     after = small.certificate()

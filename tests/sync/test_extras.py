@@ -13,10 +13,10 @@ from tests.shop import Shop
 from allegro_simulator.http import Request, Response
 from orders_backup import db as database
 from orders_backup.accounts import connect, queries
-from orders_backup.budget import Bucket
+from orders_backup.budget import Priority
 from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.orders import extras
-from orders_backup.sync import extras_plan, pull, state
+from orders_backup.sync import extras_plan, state
 
 SHIPMENTS = "/order/checkout-forms/{id}/shipments"
 INVOICES = "/order/checkout-forms/{id}/invoices"
@@ -340,19 +340,14 @@ def test_without_budget_it_waits_and_the_orders_do_not(kept: Shop) -> None:
     assert kept.versions(form) == [kept.world.body(form)]
 
 
-def test_it_leaves_most_of_the_budget_to_everything_else(kept: Shop) -> None:
+def test_it_asks_as_the_least_urgent_of_all(kept: Shop) -> None:
     later(kept)
-    bucket = Bucket("client", kept.runtime.settings.rate_limit_client)
-    kept.change(
-        "UPDATE request_budget SET full_at = clock_timestamp() + make_interval(secs => :taken),"
-        " own = jsonb_build_object('EXTRAS', extract(epoch FROM clock_timestamp()) + 60) WHERE key NOT LIKE '%:%:%'",
-        taken=bucket.burst * 0.6 / bucket.rate,
-    )
-    before = calls(kept)
+    kept.change("UPDATE request_budget SET own = '{}'")
+    before = calls(kept).total()
     kept.look()
-    assert calls(kept) == before
-    pull.pull(kept.runtime, kept.account_id)
-    assert kept.value("SELECT failures FROM syncs WHERE kind = 'journal'") == 0
+    assert calls(kept).total() > before
+    drained = "SELECT string_agg(DISTINCT who, ' ') FROM request_budget, jsonb_object_keys(own) who"
+    assert kept.value(drained) == min(Priority, key=lambda one: -one.value).name == "EXTRAS"
 
 
 # Refusals and failures
