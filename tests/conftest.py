@@ -119,7 +119,7 @@ def runtime(settings: Settings) -> Iterator[Runtime]:
 def _temporary_database(server_url: str, *, copy_of: str = "template0") -> Iterator[tuple[str, str]]:
     """Name and URL of a database that is dropped at the end, whoever is still connected."""
     name = f"test_{uuid.uuid4().hex}"
-    _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {copy_of}")
+    _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {copy_of} STRATEGY file_copy")
     url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
     try:
         yield name, url
