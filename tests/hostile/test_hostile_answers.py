@@ -10,7 +10,7 @@ from orders_backup import db as database
 from orders_backup.accounts import tokens
 from orders_backup.allegro import client, wire
 from orders_backup.errors import AllegroError, OrdersBackupError
-from orders_backup.sync import backfill, pull
+from orders_backup.sync import backfill, plan, pull
 
 LIST, EVENT_PAGES, STATS = "/order/checkout-forms", "/order/events", "/order/event-stats"
 
@@ -103,6 +103,46 @@ def test_an_event_without_an_id_still_has_its_order_read(level: Shop) -> None:
     level.world.plants_event(level.seller_id, b'{"id":{},"order":{"checkoutForm":{"id":"%b"}}}' % form.encode())
     level.follow()
     assert level.versions(form) == [level.world.body(form)]
+
+
+BROKEN_PAGES = [b'{"id":"1"', b'{"id":"1","a":[}', b'{"id":"1"}]']
+
+
+@pytest.mark.parametrize("body", BROKEN_PAGES)
+def test_a_page_of_the_journal_that_stays_broken_is_skipped_and_all_orders_are_listed(level: Shop, body: bytes) -> None:
+    level.world.plants_event(level.seller_id, body)
+    hidden = level.world.buys(level.seller_id)
+    for _ in range(pull.SKIPPED_AFTER):
+        level.follow()
+    assert level.versions(hidden) == []
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+    level.follow()
+    assert level.value("SELECT failures FROM syncs WHERE account_id = :account AND kind = 'journal'") == 0
+    level.backfill()
+    assert level.versions(hidden) == [level.world.body(hidden)]
+    assert level.differences() == []
+
+
+def test_a_journal_that_is_skipped_goes_on_once_the_overlap_lies_behind(level: Shop) -> None:
+    level.world.plants_event(level.seller_id, BROKEN_PAGES[0])
+    level.world.buys(level.seller_id)
+    level.change("UPDATE syncs SET failures = :failures WHERE kind = 'journal'", failures=pull.SKIPPED_AFTER)
+    level.follow()
+    level.change(
+        "UPDATE syncs SET cursor = (cursor::bigint + :overlap)::text WHERE kind = 'journal'",
+        overlap=int(plan.OVERLAP.total_seconds() * 1_000_000),
+    )
+    form = level.world.buys(level.seller_id)
+    level.follow()
+    assert level.versions(form) == [level.world.body(form)]
+
+
+def test_an_unreadable_page_is_never_skipped_where_no_newer_event_is_known(level: Shop) -> None:
+    answers(level, Whole(b'{"events":[{"id":"1"'), EVENT_PAGES)
+    level.change("UPDATE syncs SET failures = :failures WHERE kind = 'journal'", failures=pull.SKIPPED_AFTER)
+    level.follow()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+    assert level.value("SELECT failures FROM syncs WHERE kind = 'journal'") == pull.SKIPPED_AFTER + 1
 
 
 HARD = {

@@ -17,6 +17,7 @@ from orders_backup.allegro.wire import Event
 from orders_backup.budget import Priority
 from orders_backup.errors import (
     AllegroAnswerError,
+    AllegroUnreadableError,
     BudgetExhaustedError,
 )
 from orders_backup.orders import archive
@@ -27,6 +28,9 @@ from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
 log = structlog.get_logger()
+
+SKIPPED_AFTER = 8
+"""Failures in a row, about half an hour: as long an unreadable page of the journal is asked for again."""
 
 
 def pull(runtime: Runtime, account_id: UUID) -> None:
@@ -86,21 +90,16 @@ class _Followed:
 def _follow(job: Job) -> _Followed:
     """Every page of the journal from a little before the cursor: events stored, orders owed, the cursor moved."""
     cursor = job.cursor or "0"
-    with database.transaction(job.runtime.db) as tx:
-        job.fence(tx)
-        run_id = _asked_for(tx, job)
-        if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
-            state.reconcile_soon(tx, job.account_id)
-            log.warning("journal_gap_detected", account_id=str(job.account_id))
-        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
-            alarms.give(tx, job.account_id, now=job.now())
-        known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
-    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
+    run_id, after = _begun(job, cursor)
     while job.now() < job.ends_at:
         try:
             page = job.calls.ask(Route.EVENTS, partial(_events, job, after))
         except BudgetExhaustedError as error:
             return _Followed(run_id, error.retry_at)
+        except AllegroUnreadableError:
+            if job.lease.failures < SKIPPED_AFTER or not _skipped(job):
+                raise
+            return _Followed(run_id, None)
         job.runtime.codec.prepare(job.runtime.db, [])
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
@@ -125,6 +124,36 @@ def _follow(job: Job) -> _Followed:
             raise AllegroAnswerError("Allegro served the same page of the journal again.")
         after = reached
     return _Followed(run_id, job.now())
+
+
+def _begun(job: Job, cursor: str) -> tuple[UUID | None, str]:
+    """The run that waits for this, if any, and the event after which to read. A gap behind the cursor is noticed."""
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        run_id = _asked_for(tx, job)
+        if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
+            state.reconcile_soon(tx, job.account_id)
+            log.warning("journal_gap_detected", account_id=str(job.account_id))
+        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
+            alarms.give(tx, job.account_id, now=job.now())
+        known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
+    return run_id, plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
+
+
+def _skipped(job: Job) -> bool:
+    """A page that stays broken inside keeps nothing else waiting: the journal goes on at its newest event, and every
+    order is listed for what lay between. False where nothing newer is known."""
+    newest = job.calls.ask(Route.EVENTS, partial(client.latest_event_id, job.runtime.allegro))
+    cursor = plan.later(job.cursor or "0", plan.credible([newest or "0"], now=job.now()))
+    if cursor == job.cursor:
+        return False
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        state.move_cursor(tx, job.lease, seen=job.cursor, cursor=cursor)
+        state.reconcile_soon(tx, job.account_id)
+    log.warning("journal_page_skipped", account_id=str(job.account_id))
+    job.cursor = cursor
+    return True
 
 
 def _note_late(tx: Connection, job: Job, new: Sequence[Event], *, cursor: str) -> None:
