@@ -126,3 +126,13 @@ def test_a_new_key_is_one_that_the_settings_take_and_no_two_are_alike() -> None:
     made = {vault.new_key() for _ in range(20)}
     assert len(made) == 20
     assert all(len(parse_keys(one)) == 1 for one in made)
+
+
+def test_a_signature_holds_for_its_content_its_purpose_and_as_long_as_its_key_is_listed() -> None:
+    signed = opened_by("k1").sign(b"place 7", purpose="cursor")
+    assert opened_by("k2", "k1").signed(signed, purpose="cursor") == b"place 7"
+    assert opened_by("k2").signed(signed, purpose="cursor") is None
+    assert opened_by("k1").signed(signed, purpose="link") is None
+    assert opened_by("k1").signed(signed[:-1] + b"8", purpose="cursor") is None
+    assert opened_by("k1").signed(b"place 7", purpose="cursor") is None
+    assert opened_by("k1").signed(b"", purpose="cursor") is None

@@ -58,12 +58,12 @@ class KeyPage:
 @router.get("", responses={200: {"model": KeyPage}})
 def list_keys(request: Request, caller: Admin, limit: rest.Limit = 100, cursor: rest.CursorText = None) -> Response:
     """Every key that was ever made, with its last use; the keys themselves are kept nowhere."""
-    after = rest.position(cursor, access.Position, query="api-keys")
+    after = rest.position(request, cursor, access.Position, query="api-keys")
     with database.snapshot(rest.runtime(request).db) as tx:
         found = access.list_keys(tx, seen_by=caller.user_id, after=after, limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     more = access.Position(last.created_at, last.id) if last else None
-    return rest.page(found[:limit], rest.cursor(more, query="api-keys") if more else None)
+    return rest.page(found[:limit], rest.cursor(request, more, query="api-keys") if more else None)
 
 
 @router.post("", status_code=201, responses={201: {"model": MadeKey}})

@@ -104,27 +104,35 @@ def page(items: list[Any], next_cursor: str | None) -> Response:
     return answer({"items": items, "next_cursor": next_cursor})
 
 
-def cursor(position: object, *, query: object) -> str:
-    """An opaque cursor: the position after which to go on, tied to the query it belongs to."""
-    return base64.urlsafe_b64encode(_digest(query) + msgspec.json.encode(position)).rstrip(b"=").decode()
+def cursor(request: Request, position: object, *, query: object) -> str:
+    """An opaque, signed cursor: the position after which to go on, tied to the query it belongs to."""
+    content = _digest(query) + msgspec.json.encode(position)
+    return base64.urlsafe_b64encode(runtime(request).vault.sign(content, purpose="cursor")).rstrip(b"=").decode()
 
 
-def position(text: str | None, shape: type[T], *, query: object) -> T | None:
+def position(request: Request, text: str | None, shape: type[T], *, query: object) -> T | None:
     """What `cursor` wrote, None where there is none. Raises InvalidRequestError for any other text or query."""
     if text is None:
         return None
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        found = msgspec.json.decode(raw[_DIGEST_BYTES:], type=shape)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (binascii.Error, ValueError):
+        raw = b""
+    content = runtime(request).vault.signed(raw, purpose="cursor")
+    if content is None:
         raise InvalidRequestError(
             "cursor: not a cursor of this service; send next_cursor of the page before, unchanged."
-        ) from None
-    if raw[:_DIGEST_BYTES] != _digest(query):
+        )
+    if content[:_DIGEST_BYTES] != _digest(query):
         raise InvalidRequestError(
             "cursor: belongs to another query; repeat the filters of the page before, or start without a cursor."
         )
-    return found
+    try:
+        return msgspec.json.decode(content[_DIGEST_BYTES:], type=shape)
+    except msgspec.MsgspecError:
+        raise InvalidRequestError(
+            "cursor: was given out by another version of this service; start without a cursor."
+        ) from None
 
 
 def _digest(query: object) -> bytes:

@@ -1,6 +1,8 @@
-"""Sealing secrets: AES-256-GCM under the operator's keys, bound to where the value belongs. Knows no table."""
+"""Sealing and signing under the operator's keys: secrets by AES-256-GCM, bound to where the value belongs; what
+callers carry for us, by HMAC-SHA-256. Knows no table."""
 
 import base64
+import hmac
 import os
 from dataclasses import dataclass, field
 
@@ -11,6 +13,7 @@ from orders_backup.errors import SealedValueError, SettingsError
 
 _FORMAT = b"\x01"
 _NONCE = 12
+_SIGNATURE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,16 @@ class Vault:
         except (InvalidTag, ValueError):
             raise SealedValueError("The sealed value was changed, or belongs elsewhere.") from None
 
+    def sign(self, content: bytes, *, purpose: str) -> bytes:
+        """The content behind a signature of 16 bytes, which holds for this purpose alone."""
+        return _signature(next(iter(self.keys.values())), content, purpose) + content
+
+    def signed(self, presented: bytes, *, purpose: str) -> bytes | None:
+        """The content of what `sign` gave out under any of the keys; None for anything else."""
+        signature, content = presented[:_SIGNATURE], presented[_SIGNATURE:]
+        found = [hmac.compare_digest(signature, _signature(key, content, purpose)) for key in self.keys.values()]
+        return content if any(found) else None
+
 
 def from_keys(keys: list[tuple[str, bytes]]) -> Vault:
     """A vault of the keys in ENCRYPTION_KEYS. Raises SettingsError where there is none."""
@@ -58,3 +71,8 @@ def new_key() -> str:
 
 def _association(bound_to: tuple[object, ...]) -> bytes:
     return b"\x1f".join(str(part).encode() for part in bound_to)
+
+
+def _signature(key: bytes, content: bytes, purpose: str) -> bytes:
+    own = hmac.digest(key, f"sign {purpose}".encode(), "sha256")  # never the key that seals
+    return hmac.digest(own, content, "sha256")[:_SIGNATURE]

@@ -83,10 +83,10 @@ def list_accounts(
 ) -> Response:
     """Accounts in the order they were made."""
     query = ("accounts", user_id, status)
-    after = rest.position(cursor, queries.Position, query=query)
+    after = rest.position(request, cursor, queries.Position, query=query)
     with database.snapshot(rest.runtime(request).db) as tx:
         items, more = queries.page(tx, seen_by=caller.user_id, user_id=user_id, status=status, after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get("/{account_id}", responses={200: {"model": Account}})

@@ -34,11 +34,11 @@ def list_extras(
 ) -> Response:
     """What belongs to the order, each document in its newest version."""
     runtime, query = rest.runtime(request), ("extras", order_id, account_id)
-    after = rest.position(cursor, queries.Position, query=query)
+    after = rest.position(request, cursor, queries.Position, query=query)
     with database.snapshot(runtime.db) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = queries.page(tx, runtime.codec, holder, order_id, after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get(EXTRA, responses={200: {"model": queries.ExtraVersionPage}})
@@ -55,11 +55,11 @@ def list_extra_versions(
 ) -> Response:
     """Every version of a document that we ever read, in the order they were stored."""
     runtime, query = rest.runtime(request), ("extra versions", order_id, kind, extra_id, account_id)
-    after = rest.position(cursor, queries.VersionNumber, query=query) or 0
+    after = rest.position(request, cursor, queries.VersionNumber, query=query) or 0
     with database.snapshot(runtime.db) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = queries.versions(tx, holder, order_id, (kind, extra_id), after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get(

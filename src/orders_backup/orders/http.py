@@ -68,13 +68,13 @@ def list_orders(
     Orders that arrive or change while you page never repeat or hide another one; one whose sorting time moves
     may show twice (`updated_at`) or not at all (`-updated_at`). To follow changes, use the change feed.
     """
-    after = rest.position(cursor, queries.Position, query=wanted)
+    after = rest.position(request, cursor, queries.Position, query=wanted)
     runtime = rest.runtime(request)
     with database.snapshot(runtime.db) as tx:
         if wanted.account_id is not None:
             accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
         items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
-    return rest.page(items, rest.cursor(more, query=wanted) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=wanted) if more else None)
 
 
 @router.get("/orders/{order_id}", responses={200: {"model": shapes.Order}})
@@ -108,13 +108,13 @@ def list_versions(
 ) -> Response:
     """Every version we ever read, in the order they were stored."""
     runtime, query = rest.runtime(request), ("versions", order_id, account_id)
-    after = rest.position(cursor, history.VersionNumber, query=query) or 0
+    after = rest.position(request, cursor, history.VersionNumber, query=query) or 0
     with database.snapshot(runtime.db) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = history.versions(
             tx, runtime.codec, holder, order_id, after=after, limit=limit, full=fields == "full"
         )
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get(
@@ -172,11 +172,11 @@ def list_events(
 ) -> Response:
     """What Allegro's journal said about the order, in the order we stored it."""
     runtime, query = rest.runtime(request), ("events", order_id, account_id)
-    after = rest.position(cursor, history.EventPosition, query=query)
+    after = rest.position(request, cursor, history.EventPosition, query=query)
     with database.snapshot(runtime.db) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = history.events(tx, runtime.codec, holder, order_id, after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get("/changes", responses={200: {"model": shapes.ChangePage}})
@@ -194,14 +194,14 @@ def list_changes(
     order the one with the higher `version` is the newer.
     """
     query = ("changes", account_id)
-    after = rest.position(cursor, feed.Position, query=query) or feed.START
+    after = rest.position(request, cursor, feed.Position, query=query) or feed.START
     with database.snapshot(rest.runtime(request).db) as tx:
         if account_id is not None:
             accounts.require(tx, account_id, seen_by=caller.user_id)
         items, reached, has_more = feed.page(
             tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
         )
-    return rest.answer(shapes.ChangePage(items, rest.cursor(reached, query=query), has_more))
+    return rest.answer(shapes.ChangePage(items, rest.cursor(request, reached, query=query), has_more))
 
 
 @router.get("/schema-drift", responses={200: {"model": shapes.DriftPage}})

@@ -72,11 +72,11 @@ def list_syncs(
 ) -> Response:
     """Runs of an account, newest first."""
     query = ("syncs", account_id)
-    after = rest.position(cursor, queries.Position, query=query)
+    after = rest.position(request, cursor, queries.Position, query=query)
     with database.snapshot(rest.runtime(request).db) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         items, more = queries.page(tx, account_id, after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get("/syncs/{sync_id}", responses={200: {"model": Run}})

@@ -66,11 +66,11 @@ def list_set_aside(
 ) -> Response:
     """Orders that failed five times, and bytes that name no order."""
     query = ("set-aside", account_id)
-    after = rest.position(cursor, set_aside.Position, query=query)
+    after = rest.position(request, cursor, set_aside.Position, query=query)
     with database.snapshot(rest.runtime(request).db) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         items, more = set_aside.page(tx, account_id, after=after, limit=limit)
-    return rest.page(items, rest.cursor(more, query=query) if more else None)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get(
