@@ -157,6 +157,17 @@ def test_a_revoked_key_is_listed_as_revoked(run: Run) -> None:
     assert f"{key['id']}  revoked shop" in run("keys", "list").out
 
 
+def test_what_a_command_changes_stands_in_the_audit_log(run: Run, db: Engine) -> None:
+    run("keys", "create", "--name", "shop", "--scopes", "orders:read")
+    run("keys", "revoke", "0Ab1Cd2Ef3Gh")
+    with db.connect() as connection:
+        rows = connection.execute(sa.select(tables.audit_log).order_by(tables.audit_log.c.seq)).all()
+    assert [(row.act, row.status) for row in rows] == [("make_key", 200), ("revoke_key", 404)]
+    assert rows[0].target == {"name": "shop", "scopes": "orders:read"}
+    assert rows[1].target == {"key_id": "0Ab1Cd2Ef3Gh"}
+    assert all(row.actor.startswith("cli:") for row in rows)
+
+
 def test_a_known_failure_is_one_sentence_on_stderr(run: Run) -> None:
     for words in (["keys", "revoke", "unknown"], ["keys", "create", "--name", "x", "--scopes", "everything"]):
         answer = run(*words)

@@ -20,9 +20,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orders_backup import audit_http, keys, log, problems, rest, settings
 from orders_backup import db as database
-from orders_backup import keys, log, problems, rest, settings
 from orders_backup import runtime as runtimes
+from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
 from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
 from orders_backup.orders import extras_http as extras
@@ -32,7 +33,7 @@ from orders_backup.sync import http as sync
 from orders_backup.sync import set_aside_http as set_aside
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, set_aside, orders, extras, keys)
+ROOMS = (accounts, sync, set_aside, orders, extras, keys, audit_http)
 """The modules whose routes are mounted."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""
@@ -123,7 +124,7 @@ class Observed:
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
-                _label(message, trace_id)
+                _label(message, trace_id, scope["state"].get("allowance"))
             seen["out"] += len(message.get("body", b""))
             await send(message)
 
@@ -139,9 +140,12 @@ class Observed:
                 _report(scope, seen, time.perf_counter() - started_at)
 
 
-def _label(message: Message, trace_id: str) -> None:
+def _label(message: Message, trace_id: str, allowance: Allowance | None) -> None:
     headers = MutableHeaders(scope=message)
     headers["trace-id"] = trace_id
+    if allowance is not None:
+        headers["RateLimit-Policy"] = f'"key";q={allowance.quota};w=60'
+        headers["RateLimit"] = f'"key";r={allowance.remaining};t={allowance.reset}'
     headers["X-Content-Type-Options"] = "nosniff"
     headers.setdefault("Cache-Control", "no-store")
 

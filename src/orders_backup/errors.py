@@ -70,6 +70,34 @@ class ConflictError(OrdersBackupError):
     title = "Conflict"
 
 
+class TooManyRequestsError(OrdersBackupError):
+    """The API key asked more often than it may. `retry_after` in seconds."""
+
+    code = "too_many_requests"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class IdempotencyKeyReusedError(OrdersBackupError):
+    """Another request was sent under the same Idempotency-Key before."""
+
+    code = "idempotency_key_reused"
+    status = 422
+    title = "Idempotency key reused"
+
+
+class RequestInProgressError(OrdersBackupError):
+    """A request under the same Idempotency-Key is being worked on."""
+
+    code = "request_in_progress"
+    status = 409
+    title = "Request in progress"
+
+
 class SettingsError(OrdersBackupError):
     """A setting is missing, unknown or malformed; the text says which and what to write."""
 

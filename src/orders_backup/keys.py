@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response, Security
+from fastapi import Path, Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from orders_backup import access, rest
@@ -13,7 +13,7 @@ from orders_backup import db as database
 from orders_backup.access import Caller, Key
 from orders_backup.errors import InvalidRequestError
 
-router = APIRouter(prefix=f"{rest.V1}/api-keys", tags=["api keys"])
+router = rest.router("/api-keys", "api keys")
 
 Admin = Annotated[Caller, Security(rest.caller, scopes=["admin"])]
 KeyId = Annotated[str, Path(pattern=r"^[0-9A-Za-z]{12}$", description="The key's id: its third part.")]

@@ -19,6 +19,8 @@ from orders_backup.errors import (
     InvalidRequestError,
     NotAuthenticatedError,
     OrdersBackupError,
+    RequestInProgressError,
+    TooManyRequestsError,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -56,6 +58,14 @@ _SCHEMA = {
             "items": {"type": "string", "format": "uuid"},
         },
     },
+}
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+    "description": "Sent again with the same request within a day, it answers what the first was told.",
 }
 
 
@@ -106,7 +116,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     components["responses"] = {"Problem": {"description": "A problem (RFC 9457).", "content": content}}
     for path, operations in schema["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
+            if method == "post" and operation.get("security"):
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             answers: dict[str, Any] = operation["responses"]
             answers.pop("422", None)
             for status in _possible(path, operation):
@@ -117,7 +129,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 def _possible(path: str, operation: dict[str, Any]) -> list[str]:
     named = {parameter["name"] for parameter in operation.get("parameters", [])}
-    possible = ["401", "403", "422"] if operation.get("security") else []
+    possible = ["401", "403", "422", "429"] if operation.get("security") else []
     possible += ["404"] if "account_id" in named or "{" in path else []
     return [*possible, *(["409"] if "order_id" in named else []), "default"]
 
@@ -140,6 +152,10 @@ def _wait(error: OrdersBackupError) -> int | None:
         return max(1, math.ceil((error.retry_at - datetime.now(UTC)).total_seconds()))
     if isinstance(error, AllegroLimitError):
         return math.ceil(error.retry_after or 65)
+    if isinstance(error, TooManyRequestsError):
+        return error.retry_after
+    if isinstance(error, RequestInProgressError):
+        return 1
     return 5 if error.status == 503 else None
 
 

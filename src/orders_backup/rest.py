@@ -1,23 +1,39 @@
-"""What all routes of the REST API share: who calls, parameters, cursors, answers as bytes. No route is here."""
+"""What all routes of the REST API share: who calls, parameters, cursors, answers as bytes, and what stands around a
+request that changes something. No route is here."""
 
 import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import Query, Request, Response, Security
+import structlog
+from fastapi import APIRouter, Query, Request, Response, Security
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from sqlalchemy.engine import Connection
+from starlette.concurrency import run_in_threadpool
 
-from orders_backup import access
+from orders_backup import access, audit, idempotency
 from orders_backup import db as database
 from orders_backup.access import Caller
-from orders_backup.errors import InvalidRequestError, NotAuthenticatedError
+from orders_backup.errors import (
+    DatabaseUnavailableError,
+    InvalidRequestError,
+    NotAuthenticatedError,
+    OrdersBackupError,
+)
+from orders_backup.idempotency import Promise
 from orders_backup.runtime import Runtime
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -62,18 +78,24 @@ def caller(
 ) -> Caller:
     """Who asks, allowed to; every route under `/api/v1` depends on this. In a transaction of its own.
 
-    Raises NotAuthenticatedError, MissingScopeError, and InvalidRequestError for query parameters the route
-    does not know: a mistyped filter would otherwise quietly widen the answer.
+    Raises NotAuthenticatedError, TooManyRequestsError, MissingScopeError, and InvalidRequestError for query
+    parameters the route does not know: a mistyped filter would otherwise quietly widen the answer.
     """
     presented = key or (bearer.credentials if bearer else "")
     if not presented:
         raise NotAuthenticatedError("Send an API key in the header X-API-Key or as Authorization: Bearer.")
-    with database.transaction(runtime(request).db) as tx:
+    held = runtime(request)
+    with database.transaction(held.db) as tx:
         found = access.authenticate(tx, presented, now=datetime.now(UTC))
-    request.state.key_id = found.key_id
+        request.state.key_id = found.key_id
+        request.state.allowance = access.Allowance(held.settings.rate_limit_api, 0, 60)
+        request.state.allowance = access.spend(tx, found.key_id, quota=held.settings.rate_limit_api)
     for scope in wanted.scopes:
         found.require(scope)
     _refuse_unknown_parameters(request)
+    if request.method in CHANGING:
+        with database.transaction(held.db) as tx:
+            _begin(tx, request, found)
     return found
 
 
@@ -92,6 +114,115 @@ def _refuse_unknown_parameters(request: Request) -> None:
 def _query_parameters(dependant: Dependant) -> list[str]:
     own = [field.alias for field in dependant.query_params]
     return own + [name for inner in dependant.dependencies for name in _query_parameters(inner)]
+
+
+# Around a request that changes something
+
+CHANGING = ("POST", "PATCH", "PUT", "DELETE")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(slots=True)
+class _Act:
+    """A request that changes something: its line in the audit log, and what its caller may repeat."""
+
+    fingerprint: bytes
+    audit_seq: int | None = None
+    promise: Promise | None = None
+
+
+class _Stored(msgspec.Struct):
+    """An answer as it is told again."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: str
+
+
+class _AnsweredBefore(Exception):  # noqa: N818 - no failure: the way past a route that must not run again
+    def __init__(self, stored: _Stored) -> None:
+        super().__init__()
+        self.stored = stored
+
+
+class Route(APIRoute):
+    """Audits what changes something, and answers a repeated POST with what the first was told."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            if request.method not in CHANGING:
+                return await handle(request)
+            words = [request.method, request.url.path, request.url.query]
+            digest = hashlib.sha256("\n".join(words).encode() + b"\n" + await request.body()).digest()
+            act = request.state.act = _Act(digest)
+            try:
+                response = await handle(request)
+            except _AnsweredBefore as before:
+                headers = {"Idempotency-Replayed": "true", **dict(before.stored.headers)}
+                return Response(before.stored.body, status_code=before.stored.status, headers=headers)
+            except Exception as error:
+                await run_in_threadpool(_end, request, act, _status(error), None)
+                raise
+            await run_in_threadpool(_end, request, act, response.status_code, response)
+            return response
+
+        return handled
+
+
+def router(prefix: str, tag: str) -> APIRouter:
+    """A router as every room has one; `prefix` without the version."""
+    return APIRouter(prefix=f"{V1}{prefix}", tags=[tag], route_class=Route)
+
+
+def _begin(tx: Connection, request: Request, caller: Caller) -> None:
+    act: _Act = request.state.act
+    key = request.headers.get("idempotency-key")
+    if key is not None and request.method == "POST":
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise InvalidRequestError("Idempotency-Key: send 1 to 255 visible ASCII characters, such as a UUID.")
+        promise = Promise(caller.key_id, key, act.fingerprint)
+        if (before := idempotency.begin(tx, runtime(request).vault, promise)) is not None:
+            raise _AnsweredBefore(msgspec.json.decode(before, type=_Stored))
+        act.promise = promise
+    act.audit_seq = audit.begin(
+        tx,
+        actor=caller.key_id,
+        user_id=caller.user_id,
+        act=request.scope["route"].name,
+        target=request.path_params,
+        trace_id=request.state.trace_id,
+    )
+
+
+def _end(request: Request, act: _Act, status: int, response: Response | None) -> None:
+    """The act's end, noted. What is done is done: a database that went away meanwhile does not change the answer."""
+    if act.audit_seq is None:
+        return
+    try:
+        with database.transaction(runtime(request).db) as tx:
+            audit.end(tx, act.audit_seq, status=status)
+            if act.promise is not None and response is not None and status < 400:
+                stored = _Stored(status, _kept(response), bytes(response.body).decode())
+                idempotency.keep(tx, runtime(request).vault, act.promise, msgspec.json.encode(stored).decode())
+            elif act.promise is not None:
+                idempotency.release(tx, act.promise)
+    except DatabaseUnavailableError:
+        _log.warning("act_unrecorded", seq=act.audit_seq)
+
+
+def _kept(response: Response) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in response.headers.items() if name != "content-length"]
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, RequestValidationError):
+        return InvalidRequestError.status
+    return error.status if isinstance(error, OrdersBackupError) else 500
+
+
+# What is answered
 
 
 def answer(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

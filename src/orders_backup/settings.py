@@ -95,6 +95,7 @@ class Settings(BaseModel):
     rate_limit_auth: int = 10
     calls_in_flight: int = 4
     rate_limit_extras: int = 750
+    rate_limit_api: int = 6000
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -182,6 +183,7 @@ class Settings(BaseModel):
         "rate_limit_events",
         "rate_limit_auth",
         "rate_limit_extras",
+        "rate_limit_api",
     )
     @classmethod
     def _allows_at_least_one_call(cls, value: int) -> int:

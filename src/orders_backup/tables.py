@@ -496,6 +496,7 @@ extra_kinds = sa.Table(
 )
 """How far an account's extras of a kind are. `off_until`: not asked for until then, and why; `span` to `next_offset`:
 the listing under way; `…_at`: up to when each span was last listed to its end."""
+
 # What Allegro changes: drift.py writes it
 
 schema_drift = sa.Table(
@@ -530,5 +531,36 @@ api_keys = sa.Table(
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
     sa.Column("last_used_at", Instant),
+    sa.Column("spent_until", Instant),
 )
-"""API keys, hashed. `user_id` NULL: the key sees every user."""
+"""API keys, hashed. `user_id` NULL: the key sees every user. `spent_until`: when its allowance is whole again."""
+
+# What callers did: idempotency.py and audit.py write it
+
+idempotent_answers = sa.Table(
+    "idempotent_answers",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("idempotency_key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    _now("created_at"),
+    sa.Column("locked_until", Instant, nullable=False),
+    sa.Column("answer_sealed", sa.LargeBinary),
+    sa.Index("ix_idempotent_answers_created_at", "created_at"),
+)
+"""Requests that may be repeated, for a day. No answer: being worked on until `locked_until`, or left by a crash."""
+
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("seq", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    _now("at"),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("user_id", pg.UUID(as_uuid=True)),
+    sa.Column("act", sa.Text, nullable=False),
+    sa.Column("target", pg.JSONB, nullable=False),
+    sa.Column("trace_id", sa.Text),
+    sa.Column("status", sa.SmallInteger),
+    sa.Index("ix_audit_log_user_id", "user_id", "seq"),
+)
+"""Every act that changes something. Written before the act; `status` after it: NULL means that a crash came between."""

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response, Security
+from fastapi import Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from orders_backup import db as database
@@ -13,7 +13,7 @@ from orders_backup.access import Caller
 from orders_backup.accounts import connect, queries
 from orders_backup.accounts.queries import Account
 
-router = APIRouter(prefix=f"{rest.V1}/accounts", tags=["accounts"])
+router = rest.router("/accounts", "accounts")
 
 Reader = Annotated[Caller, Security(rest.caller, scopes=["accounts:read"])]
 Writer = Annotated[Caller, Security(rest.caller, scopes=["accounts:write"])]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orders_backup.cli.shared import AsJson, DataDir, opened, print_json, print_rows
+from orders_backup.cli.shared import AsJson, DataDir, acting, opened, print_json, print_rows
 
 if TYPE_CHECKING:
     from orders_backup.accounts.queries import Account
@@ -32,7 +32,7 @@ def connect_account(
     from orders_backup import local
     from orders_backup.accounts import connect
 
-    with opened(data_dir) as runtime:
+    with acting(data_dir, "connect_account", user_id=user_id) as runtime:
         local.need_credentials(runtime.settings)
         account = _find(runtime, connect.begin(runtime, user_id=user_id, name=name))
         if not (as_json and wait):
@@ -66,7 +66,7 @@ def recover_tokens(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     from orders_backup.accounts import recovery
 
     found: list[Recovered] = []
-    with opened(data_dir) as runtime:
+    with acting(data_dir, "recover_tokens") as runtime:
         for one in recovery.recover(runtime):
             found.append(one)
             if not as_json and one.outcome != "level":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from orders_backup.cli.shared import AccountId, AsJson, DataDir, opened, print_rows
+from orders_backup.cli.shared import AccountId, AsJson, DataDir, acting, opened, print_rows
 
 commands = typer.Typer()
 aside = typer.Typer(
@@ -31,7 +31,8 @@ def retry_set_aside(account_id: AccountId, ids: Ids = None, as_json: AsJson = Fa
     from orders_backup import db
     from orders_backup.sync import set_aside
 
-    with opened(data_dir) as runtime, db.transaction(runtime.db) as tx:
+    about = {"account_id": account_id}
+    with acting(data_dir, "retry_set_aside", **about) as runtime, db.transaction(runtime.db) as tx:
         found = set_aside.retry(tx, runtime.codec, account_id, ids or None, now=db.clock(tx))
     print_rows(found, [found.told], as_json=as_json)
 
@@ -48,7 +49,8 @@ def acknowledge_set_aside(
     from orders_backup import db
     from orders_backup.sync import set_aside
 
-    with opened(data_dir) as runtime, db.transaction(runtime.db) as tx:
+    about = {"account_id": account_id, "reason": reason}
+    with acting(data_dir, "acknowledge_set_aside", **about) as runtime, db.transaction(runtime.db) as tx:
         noted = set_aside.acknowledge(tx, account_id, ids or None, reason=reason)
     print_rows({"acknowledged": noted}, [f"{noted} acknowledged."], as_json=as_json)
 

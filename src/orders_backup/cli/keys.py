@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orders_backup.cli.shared import AsJson, DataDir, opened, print_json
+from orders_backup.cli.shared import AsJson, DataDir, acting, opened, print_json
 
 EVERYTHING = ["accounts:read", "accounts:write", "sync", "orders:read", "exports", "webhooks", "backups", "admin"]
 
@@ -26,7 +26,8 @@ def create_key(
 
     expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None
     chosen = [scope for part in scopes for scope in part.replace(",", " ").split()]
-    with opened(data_dir) as runtime, db.transaction(runtime.db) as tx:
+    about = {"name": name, "scopes": ",".join(chosen), "user_id": user_id}
+    with acting(data_dir, "make_key", **about) as runtime, db.transaction(runtime.db) as tx:
         key = access.create_key(tx, name=name, scopes=chosen, user_id=user_id, expires_at=expires_at)
     typer.echo(key)
 
@@ -53,6 +54,6 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], dat
     """Refuse a key from now on."""
     from orders_backup import access, db
 
-    with opened(data_dir) as runtime, db.transaction(runtime.db) as tx:
+    with acting(data_dir, "revoke_key", key_id=key_id) as runtime, db.transaction(runtime.db) as tx:
         access.revoke_key(tx, key_id)
     typer.echo(f"Key {key_id} is revoked.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orders_backup.cli.shared import AccountId, AsJson, DataDir, opened, print_json
+from orders_backup.cli.shared import AccountId, AsJson, DataDir, acting, opened, print_json
 from orders_backup.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def sync(
         raise InvalidRequestError("--from and --to belong to --kind full and reconcile.")
     if range_from and range_to and range_from >= range_to:
         raise InvalidRequestError("--from must lie before --to.")
-    with opened(data_dir) as runtime, db.transaction(runtime.db) as tx:
+    about = {"account_id": account_id, "kind": kind.value}
+    with acting(data_dir, "request_sync", **about) as runtime, db.transaction(runtime.db) as tx:
         run_id = state.request(tx, account_id, kind.value, range_from=range_from, range_to=range_to)
     typer.echo(str(run_id))
 

@@ -32,6 +32,37 @@ def opened(data_dir: Path | None) -> "Iterator[Runtime]":
         built.close()
 
 
+@contextmanager
+def acting(data_dir: Path | None, act: str, **target: object) -> "Iterator[Runtime]":
+    """The same for a command that changes something: noted in the audit log before, and how it ended after."""
+    from orders_backup import audit, db
+    from orders_backup.errors import OrdersBackupError
+
+    told = {name: str(value) for name, value in target.items() if value is not None}
+    with opened(data_dir) as runtime:
+        with db.transaction(runtime.db) as tx:
+            seq = audit.begin(tx, actor=f"cli:{_person()}", act=act, target=told)
+        status = 500
+        try:
+            yield runtime
+            status = 200
+        except OrdersBackupError as error:
+            status = error.status
+            raise
+        finally:
+            with db.transaction(runtime.db) as tx:
+                audit.end(tx, seq, status=status)
+
+
+def _person() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
 def _log_to_stderr() -> None:
     """Warnings only: stdout belongs to what was asked for."""
     import logging

@@ -4,7 +4,7 @@ import base64
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response, Security
+from fastapi import Path, Query, Request, Response, Security
 
 from orders_backup import db as database
 from orders_backup import rest
@@ -12,7 +12,7 @@ from orders_backup.access import Caller
 from orders_backup.accounts.queries import ExtraKind
 from orders_backup.orders import extras_queries as queries
 
-router = APIRouter(prefix=rest.V1, tags=["orders"])
+router = rest.router("", "orders")
 
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
 OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]

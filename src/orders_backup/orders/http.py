@@ -4,7 +4,7 @@ import base64
 import uuid
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
+from fastapi import Depends, Path, Query, Request, Response, Security
 
 from orders_backup import db as database
 from orders_backup import drift, rest
@@ -13,7 +13,7 @@ from orders_backup.accounts import queries as accounts
 from orders_backup.orders import feed, history, queries, shapes
 from orders_backup.orders.queries import Filter
 
-router = APIRouter(prefix=rest.V1, tags=["orders"])
+router = rest.router("", "orders")
 
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
 Admin = Annotated[Caller, Security(rest.caller, scopes=["admin"])]

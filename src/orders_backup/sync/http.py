@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Request, Response, Security
+from fastapi import Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orders_backup import db as database
@@ -16,7 +16,7 @@ from orders_backup.sync import queries, reconcile, state
 from orders_backup.sync.queries import Run
 from orders_backup.sync.reconcile import Certificate
 
-router = APIRouter(prefix=rest.V1, tags=["syncs"])
+router = rest.router("", "syncs")
 
 Syncer = Annotated[Caller, Security(rest.caller, scopes=["sync"])]
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response, Security
+from fastapi import Path, Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from orders_backup import db as database
@@ -14,7 +14,7 @@ from orders_backup.accounts import queries as accounts
 from orders_backup.sync import set_aside
 from orders_backup.sync.set_aside import Item, Retried
 
-router = APIRouter(prefix=rest.V1, tags=["set aside"])
+router = rest.router("", "set aside")
 
 Syncer = Annotated[Caller, Security(rest.caller, scopes=["sync"])]
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
