@@ -1,10 +1,12 @@
 """The change feed gives every change once, whatever order transactions end in."""
 
 import threading
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -111,3 +113,49 @@ def test_a_feed_can_follow_one_account_and_its_cursor_moves_past_the_others(worl
     assert world.ask.get("/changes", params={"cursor": cursor}).status_code == 422
     bound = world.client(world.key("orders:read", user=world.user))
     assert [item["order_id"] for item in bound.get("/changes").json()["items"]] == ["m-1", "m-2"]
+
+
+def test_a_change_may_come_with_the_document_of_its_version(world: "World") -> None:
+    account = world.account()
+    first, second = b'{"id":"o",  "n":1}', b'{"id":"o","n":2}'
+    world.read(account, first)
+    world.read(account, second, at=START + timedelta(seconds=1))
+    world.read(account, b'{"id":"p","text":"\\ud800"}')
+    answer = world.ask.get("/changes", params={"fields": "full"})
+    assert answer.content.count(b'"order_data":' + first) == 1
+    assert [(one["version"], one["order_data"]["n"]) for one in answer.json()["items"][:2]] == [(1, 1), (2, 2)]
+    assert (answer.json()["items"][2]["order_data"], answer.json()["items"][2]["order_data_unreadable"]) == (None, True)
+    assert "order_data" not in world.ask.get("/changes").json()["items"][0]
+
+
+def test_a_reader_may_wait_for_the_next_change(world: "World") -> None:
+    account = world.account()
+    _, cursor = follow(world, None)
+    late = threading.Timer(1.0, world.read, [account, b'{"id":"late"}'])
+    late.start()
+    answer = world.ask.get("/changes", params={"cursor": cursor, "wait": 20}).json()
+    late.join()
+    assert [one["order_id"] for one in answer["items"]] == ["late"]
+    began = time.monotonic()
+    nothing = world.ask.get("/changes", params={"cursor": answer["next_cursor"], "wait": 0.3}).json()
+    assert (nothing["items"], nothing["has_more"]) == ([], False)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_waiting_keeps_nobody_else_from_asking(world: "World") -> None:
+    _, cursor = follow(world, None)
+    clients = [world.client(world.key("orders:read")) for _ in range(60)]
+    waiting = [threading.Thread(target=one.get, args=("/changes",), kwargs={"params": {"cursor": cursor, "wait": 5}})
+               for one in clients]  # fmt: skip
+    for thread in waiting:
+        thread.start()
+    assert world.ask.get("/orders").status_code == 200
+    assert any(thread.is_alive() for thread in waiting)
+    world.read(world.account(), b'{"id":"o"}')
+    for thread in waiting:
+        thread.join()
+
+
+@pytest.mark.parametrize("wait", ["-1", "31", "x", "nan"])
+def test_a_wait_that_makes_no_sense_is_refused(world: "World", wait: str) -> None:
+    assert world.ask.get("/changes", params={"wait": wait}).status_code == 422

@@ -8,14 +8,16 @@ those have ended, so nothing can appear before the cursor any more.
 """
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orders_backup.orders.shapes import Change
+from orders_backup.codec import Codec
+from orders_backup.orders.shapes import Change, ChangeWithOrder, document
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -69,3 +71,28 @@ def page(
         return changes, places[limit - 1], True
     reached = places[-1] if places else after
     return changes, max(reached, Position(horizon, 0), key=lambda place: (place.xid, place.seq)), False
+
+
+_DOCUMENTS = sa.text(
+    """
+SELECT asked.place, v.dictionary_id, v.body
+FROM unnest(CAST(:accounts AS uuid[]), CAST(:orders AS text[]), CAST(:versions AS int[]))
+     WITH ORDINALITY AS asked (account_id, order_id, version, place)
+JOIN order_versions v USING (account_id, order_id, version)
+"""
+)
+
+
+def with_documents(tx: Connection, codec: Codec, changes: Sequence[Change]) -> list[ChangeWithOrder]:
+    """The same changes, each with the document of its version."""
+    asked = {
+        "accounts": [one.account_id for one in changes],
+        "orders": [one.order_id for one in changes],
+        "versions": [one.version for one in changes],
+    }
+    found = {row.place: codec.decompress(tx, row.dictionary_id, row.body) for row in tx.execute(_DOCUMENTS, asked)}
+    data = [document(found.get(place)) for place in range(1, len(changes) + 1)]
+    return [
+        ChangeWithOrder(**asdict(one), order_data=own, order_data_unreadable=own is None)
+        for one, own in zip(changes, data, strict=True)
+    ]

@@ -1,10 +1,13 @@
 """The routes of orders: find them, read one at any moment, its versions and events, and the change feed."""
 
+import asyncio
 import base64
+import time
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Path, Query, Request, Response, Security
+from starlette.concurrency import run_in_threadpool
 
 from orders_backup import db as database
 from orders_backup import drift, rest
@@ -21,6 +24,8 @@ OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]
 AccountId = Annotated[uuid.UUID | None, Query(description="Needed where several accounts hold the order.")]
 Fields = Literal["summary", "full"]
 OCTETS = "application/octet-stream"
+LOOK_AGAIN_AFTER = 0.5
+"""Seconds between two looks into the feed for somebody who waits."""
 
 
 def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists them
@@ -180,27 +185,39 @@ def list_events(
 
 
 @router.get("/changes", responses={200: {"model": shapes.ChangePage}})
-def list_changes(
+async def list_changes(
     *,
     request: Request,
     caller: Reader,
     account_id: uuid.UUID | None = None,
+    fields: Fields = "summary",
+    wait: Annotated[float, Query(ge=0, le=30, description="Seconds to wait for a change where there is none.")] = 0,
     limit: rest.Limit = 100,
     cursor: rest.CursorText = None,
 ) -> Response:
     """Every change since the cursor, none missing and none twice. Without a cursor: from the beginning.
 
     Keep `next_cursor` and ask again. Changes written at the same time come in any order; of two changes of one
-    order the one with the higher `version` is the newer.
+    order the one with the higher `version` is the newer. `fields=full`: each with its version's document.
     """
     query = ("changes", account_id)
     after = rest.position(request, cursor, feed.Position, query=query) or feed.START
-    with database.snapshot(rest.runtime(request).db) as tx:
-        if account_id is not None:
-            accounts.require(tx, account_id, seen_by=caller.user_id)
-        items, reached, has_more = feed.page(
-            tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
-        )
+    runtime, ends_at = rest.runtime(request), time.monotonic() + wait
+
+    def look(after: feed.Position) -> tuple[list[Any], feed.Position, bool]:
+        with database.snapshot(runtime.db) as tx:
+            if account_id is not None:
+                accounts.require(tx, account_id, seen_by=caller.user_id)
+            found, reached, has_more = feed.page(
+                tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
+            )
+            told = feed.with_documents(tx, runtime.codec, found) if fields == "full" else found
+            return list(told), reached, has_more
+
+    items, reached, has_more = await run_in_threadpool(look, after)
+    while not items and time.monotonic() < ends_at and not await request.is_disconnected():
+        await asyncio.sleep(min(LOOK_AGAIN_AFTER, max(ends_at - time.monotonic(), 0)))
+        items, reached, has_more = await run_in_threadpool(look, reached)
     return rest.answer(shapes.ChangePage(items, rest.cursor(request, reached, query=query), has_more))
 
 

@@ -101,6 +101,14 @@ class Change:
     stored_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeWithOrder(Change):
+    """A change and the document of its version, as in Order."""
+
+    order_data: Document | None
+    order_data_unreadable: bool
+
+
 Diff = TypedDict(
     "Diff",
     {
@@ -143,7 +151,7 @@ class EventPage:
 class ChangePage:
     """A page of changes. `next_cursor` is always there: keep it and ask again; `has_more`: ask again at once."""
 
-    items: list[Change]
+    items: list[Change] | list[ChangeWithOrder]
     next_cursor: str
     has_more: bool
 
