@@ -19,6 +19,7 @@ from kombu.connection import Connection as Broker
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette_compress import CompressMiddleware
 
 from orders_backup import audit_http, keys, log, problems, rest, settings
 from orders_backup import db as database
@@ -53,6 +54,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(CompressMiddleware)
     app.add_middleware(Observed)
     problems.install(app)
     for room in ROOMS:

@@ -20,6 +20,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
 from orders_backup import access, audit, idempotency
 from orders_backup import db as database
@@ -146,14 +147,15 @@ class _AnsweredBefore(Exception):  # noqa: N818 - no failure: the way past a rou
 
 
 class Route(APIRoute):
-    """Audits what changes something, and answers a repeated POST with what the first was told."""
+    """Audits what changes something, and answers a repeated POST with what the first was told; names what was read by
+    an ETag, and sends it only to who does not hold it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
             if request.method not in CHANGING:
-                return await handle(request)
+                return _if_it_differs(request, await handle(request))
             words = [request.method, request.url.path, request.url.query]
             digest = hashlib.sha256("\n".join(words).encode() + b"\n" + await request.body()).digest()
             act = request.state.act = _Act(digest)
@@ -174,6 +176,19 @@ class Route(APIRoute):
 def router(prefix: str, tag: str) -> APIRouter:
     """A router as every room has one; `prefix` without the version."""
     return APIRouter(prefix=f"{V1}{prefix}", tags=[tag], route_class=Route)
+
+
+def _if_it_differs(request: Request, response: Response) -> Response:
+    """The answer under a weak ETag (the same for each compression of it), or 304 to whom has it already."""
+    if response.status_code != 200 or "cache-control" in response.headers or isinstance(response, StreamingResponse):
+        return response
+    tag = f'W/"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    held = {one.strip() for one in request.headers.get("if-none-match", "").split(",")}
+    if held & {tag, tag.removeprefix("W/"), "*"}:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return response
 
 
 def _begin(tx: Connection, request: Request, caller: Caller) -> None:

@@ -1,5 +1,6 @@
 """The application around the routes: who may call, problems, health, logs, the process."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import brotli
 import httpx
 import pytest
+import zstandard
 from fastapi.routing import APIRoute
 from openapi_schema_validator import OAS31Validator
 from structlog.testing import capture_logs
@@ -264,3 +267,41 @@ def _run(data_dir: Path, port: int) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "orders_backup.api", "--port", str(port), "--data-dir", str(data_dir)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=keep, cwd=data_dir)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br"])
+def test_answers_are_compressed_as_the_caller_can_read_them(world: "World", encoding: str) -> None:
+    world.read(world.account(), *(b'{"id":"o-%d","name":"Kowalski"}' % number for number in range(100)))
+    plain = world.ask.get("/orders", headers={"Accept-Encoding": "identity"})
+    with world.ask.stream("GET", "/orders", headers={"Accept-Encoding": encoding}) as answer:
+        packed = b"".join(answer.iter_raw())
+    assert (answer.headers["content-encoding"], plain.headers.get("content-encoding")) == (encoding, None)
+    assert len(packed) < len(plain.content) / 4
+    unzstd = zstandard.ZstdDecompressor().decompressobj().decompress
+    unpack = {"gzip": gzip.decompress, "br": brotli.decompress, "zstd": unzstd}[encoding]
+    assert unpack(packed) == plain.content
+    assert answer.headers["etag"] == plain.headers["etag"]
+
+
+def test_exact_bytes_go_out_as_they_are(world: "World") -> None:
+    body = b'{"id":"o",%s"n":1}' % (b" " * 5000)
+    world.read(world.account(), body)
+    headers = {"Accept": "application/octet-stream", "Accept-Encoding": "gzip, zstd, br"}
+    with world.ask.stream("GET", "/orders/o/versions/1", headers=headers) as answer:
+        assert b"".join(answer.iter_raw()) == body
+    assert "content-encoding" not in answer.headers
+
+
+def test_who_holds_an_answer_already_is_told_so(world: "World") -> None:
+    account = world.account()
+    world.read(account, b'{"id":"o"}')
+    first = world.ask.get("/orders/o")
+    tag = first.headers["ETag"]
+    for held in (tag, f'"other", {tag}', "*"):
+        again = world.ask.get("/orders/o", headers={"If-None-Match": held})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    assert world.ask.get("/orders/o", headers={"If-None-Match": 'W/"other"'}).content == first.content
+    world.read(account, b'{"id":"o","status":"SENT"}', at=datetime.now(UTC))
+    changed = world.ask.get("/orders/o", headers={"If-None-Match": tag})
+    assert (changed.status_code, changed.json()["version"]) == (200, 2)
+    assert world.ask.get("/orders/nobody", headers={"If-None-Match": "*"}).status_code == 404
