@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
@@ -13,12 +14,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from orders_backup.errors import DatabaseUnavailableError
+from orders_backup.errors import DatabaseUnavailableError, SettingsError
 
 DRIVER = "postgresql+psycopg"
+TENANT = "orders_backup_tenant"
+"""The role under which the rows of one user are read; a migration makes it."""
 
 _AWAY = (
     exc.OperationalError,
@@ -92,13 +96,34 @@ def snapshot(db: Engine) -> Iterator[Connection]:
         yield tx
 
 
+def confine(tx: Connection, user_id: UUID) -> None:
+    """From now on this transaction sees the rows of this user alone, whatever its queries say: PostgreSQL's row-level
+    security, under a role that owns nothing and may write nothing."""
+    values = {"role": TENANT, "user_id": str(user_id)}
+    tx.execute(
+        sa.text("SELECT set_config('orders_backup.user_id', :user_id, true), set_config('role', :role, true)"), values
+    )
+
+
 def migrate(db: Engine) -> None:
-    """Brings the schema to the newest revision; several at once wait for each other and do it once."""
-    with transaction(db) as tx:
-        tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('orders-backup migrations'))"))
-        config = _alembic()
-        config.attributes["connection"] = tx
-        command.upgrade(config, "head")
+    """Brings the schema to the newest revision; several at once wait for each other and do it once.
+
+    Raises SettingsError where the database's user may not do that, with what an administrator has to grant.
+    """
+    try:
+        with transaction(db) as tx:
+            tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('orders-backup migrations'))"))
+            config = _alembic()
+            config.attributes["connection"] = tx
+            command.upgrade(config, "head")
+    except exc.ProgrammingError as error:
+        if not isinstance(error.orig, InsufficientPrivilege):
+            raise
+        raise SettingsError(
+            f"The user of DATABASE_URL may not do what a migration needs ({_first_line(error)}). Let an administrator"
+            f" make him the owner of the database, and run: CREATE ROLE {TENANT} NOLOGIN;"
+            f" GRANT {TENANT} TO {db.url.username};"
+        ) from error
 
 
 def is_migrated(tx: Connection) -> bool:

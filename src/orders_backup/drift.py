@@ -134,13 +134,10 @@ class Drift:
 def findings(tx: Connection, *, seen_by: UUID | None = None) -> list[Finding]:
     """Everything found so far, the newest finding first; `seen_by`: the user whose orders may be named, None: all."""
     table = schema_drift.c
-    rows = tx.execute(sa.select(schema_drift).order_by(table.first_seen.desc(), table.path, table.kind, table.value))
-    found = [Finding(**row) for row in rows.mappings()]
-    return found if seen_by is None else [_unnamed(one) for one in found]
-
-
-def _unnamed(one: Finding) -> Finding:
-    return Finding(one.path, one.kind, one.value, one.first_seen, one.last_seen, one.seen, None, None)
+    named = [sa.null(), sa.null()] if seen_by is not None else [table.example_account_id, table.example_order_id]
+    query = sa.select(table.path, table.kind, table.value, table.first_seen, table.last_seen, table.seen, *named)
+    rows = tx.execute(query.order_by(table.first_seen.desc(), table.path, table.kind, table.value))
+    return [Finding(*row) for row in rows]
 
 
 def _keep(tx: Connection, noted: dict[Difference, _Noted]) -> list[Difference]:

@@ -59,7 +59,7 @@ class KeyPage:
 def list_keys(request: Request, caller: Admin, limit: rest.Limit = 100, cursor: rest.CursorText = None) -> Response:
     """Every key that was ever made, with its last use; the keys themselves are kept nowhere."""
     after = rest.position(request, cursor, access.Position, query="api-keys")
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         found = access.list_keys(tx, seen_by=caller.user_id, after=after, limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     more = access.Position(last.created_at, last.id) if last else None
@@ -84,6 +84,8 @@ def make_key(request: Request, caller: Admin, body: NewKey) -> Response:
 def rotate_key(request: Request, caller: Admin, key_id: KeyId, body: Rotation | None = None) -> Response:
     """Make a key with the same rights; the old one works for `overlap_seconds` longer (a day by default)."""
     overlap = timedelta(seconds=(body or Rotation()).overlap_seconds)
+    with rest.reading(request) as tx:
+        access.get_key(tx, key_id, seen_by=caller.user_id)
     with database.transaction(rest.runtime(request).db) as tx:
         key = access.rotate_key(tx, key_id, overlap=overlap, seen_by=caller.user_id)
         made = _made(access.get_key(tx, access.id_of(key)), key)
@@ -93,6 +95,8 @@ def rotate_key(request: Request, caller: Admin, key_id: KeyId, body: Rotation | 
 @router.delete("/{key_id}", status_code=204)
 def revoke_key(request: Request, caller: Admin, key_id: KeyId) -> Response:
     """Refuse a key from now on."""
+    with rest.reading(request) as tx:
+        access.get_key(tx, key_id, seen_by=caller.user_id)
     with database.transaction(rest.runtime(request).db) as tx:
         access.revoke_key(tx, key_id, seen_by=caller.user_id)
     return Response(status_code=204)

@@ -5,7 +5,8 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -91,6 +92,7 @@ def caller(
         request.state.key_id = found.key_id
         request.state.allowance = access.Allowance(held.settings.rate_limit_api, 0, 60)
         request.state.allowance = access.spend(tx, found.key_id, quota=held.settings.rate_limit_api)
+    request.state.tenant = found.user_id
     for scope in wanted.scopes:
         found.require(scope)
     _refuse_unknown_parameters(request)
@@ -98,6 +100,15 @@ def caller(
         with database.transaction(held.db) as tx:
             _begin(tx, request, found)
     return found
+
+
+@contextmanager
+def reading(request: Request) -> Iterator[Connection]:
+    """A snapshot to answer from. Beneath every filter of ours PostgreSQL shows a bound key its user's rows alone."""
+    with database.snapshot(runtime(request).db) as tx:
+        if request.state.tenant is not None:
+            database.confine(tx, request.state.tenant)
+        yield tx
 
 
 def _refuse_unknown_parameters(request: Request) -> None:

@@ -13,11 +13,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 import uvicorn
+from fastapi import FastAPI
 
 from orders_backup import access, api
 from orders_backup import db as database
 from orders_backup.allegro import wire
-from orders_backup.orders import archive, changes
+from orders_backup.orders import archive, changes, extras
 from orders_backup.runtime import Runtime
 from orders_backup.tables import accounts
 
@@ -31,6 +32,7 @@ class World:
     runtime: Runtime
     url: str
     stack: ExitStack
+    app: FastAPI
     user: UUID = field(default_factory=uuid4)
     sellers: int = 0
 
@@ -60,6 +62,12 @@ class World:
         with database.transaction(self.runtime.db) as tx:
             archive.record(tx, self.runtime.codec, account_id, readings, cause="test")
 
+    def beside(self, account_id: UUID, kind: str, document_id: str, order_id: str, body: bytes) -> None:
+        """Archives a document that belongs to an order."""
+        with database.transaction(self.runtime.db) as tx:
+            found = extras.document(kind, document_id, order_id, START, body, found=True)
+            extras.record(tx, self.runtime.codec, account_id, [found])
+
     def happened(self, account_id: UUID, *bodies: bytes) -> None:
         """Archives events of Allegro's journal."""
         page = b'{"events":[' + b",".join(bodies) + b"]}"
@@ -85,14 +93,15 @@ class World:
 @pytest.fixture
 def world(runtime: Runtime) -> Iterator[World]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(api.create_app(runtime), log_config=None, access_log=False))
+    app = api.create_app(runtime)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     deadline = time.monotonic() + 10
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     with ExitStack() as stack:
-        yield World(runtime, f"http://127.0.0.1:{listener.getsockname()[1]}", stack)
+        yield World(runtime, f"http://127.0.0.1:{listener.getsockname()[1]}", stack, app)
     server.should_exit = True
     thread.join()
     listener.close()

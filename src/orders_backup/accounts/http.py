@@ -67,7 +67,7 @@ def connect_account(request: Request, caller: Writer, body: NewAccount) -> Respo
         sync_interval_seconds=body.sync_interval_seconds,
         extras=body.extras,
     )
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         return rest.answer(queries.get(tx, account_id, seen_by=caller.user_id), status=202)
 
 
@@ -84,7 +84,7 @@ def list_accounts(
     """Accounts in the order they were made."""
     query = ("accounts", user_id, status)
     after = rest.position(request, cursor, queries.Position, query=query)
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         items, more = queries.page(tx, seen_by=caller.user_id, user_id=user_id, status=status, after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
@@ -92,15 +92,16 @@ def list_accounts(
 @router.get("/{account_id}", responses={200: {"model": Account}})
 def show_account(request: Request, caller: Reader, account_id: uuid.UUID) -> Response:
     """State, seller, next sync, token expiry, counts and lag of one account."""
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         return rest.answer(queries.get(tx, account_id, seen_by=caller.user_id))
 
 
 @router.patch("/{account_id}", responses={200: {"model": Account}})
 def change_account(request: Request, caller: Writer, account_id: uuid.UUID, body: AccountChange) -> Response:
     """Rename it, sync it more or less often, pause or resume it, choose what is kept beside its orders."""
-    with database.transaction(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         queries.require(tx, account_id, seen_by=caller.user_id)
+    with database.transaction(rest.runtime(request).db) as tx:
         connect.change(tx, account_id, body.model_dump(exclude_unset=True))
         changed = queries.get(tx, account_id, seen_by=caller.user_id)
     return rest.answer(changed)
@@ -110,17 +111,18 @@ def change_account(request: Request, caller: Writer, account_id: uuid.UUID, body
 def reconnect_account(request: Request, caller: Writer, account_id: uuid.UUID) -> Response:
     """Start a new device flow for the same seller; its orders stay, and another seller is refused."""
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         queries.require(tx, account_id, seen_by=caller.user_id)
     connect.begin_again(runtime, account_id)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         return rest.answer(queries.get(tx, account_id, seen_by=caller.user_id), status=202)
 
 
 @router.delete("/{account_id}", status_code=204)
 def disconnect_account(request: Request, caller: Writer, account_id: uuid.UUID) -> Response:
     """Forget the tokens. The account and every order stay and can be read."""
-    with database.transaction(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         queries.require(tx, account_id, seen_by=caller.user_id)
+    with database.transaction(rest.runtime(request).db) as tx:
         connect.disconnect(tx, account_id)
     return Response(status_code=204)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import Path, Query, Request, Response, Security
 
-from orders_backup import db as database
 from orders_backup import rest
 from orders_backup.access import Caller
 from orders_backup.accounts.queries import ExtraKind
@@ -35,7 +34,7 @@ def list_extras(
     """What belongs to the order, each document in its newest version."""
     runtime, query = rest.runtime(request), ("extras", order_id, account_id)
     after = rest.position(request, cursor, queries.Position, query=query)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = queries.page(tx, runtime.codec, holder, order_id, after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
@@ -54,9 +53,9 @@ def list_extra_versions(
     cursor: rest.CursorText = None,
 ) -> Response:
     """Every version of a document that we ever read, in the order they were stored."""
-    runtime, query = rest.runtime(request), ("extra versions", order_id, kind, extra_id, account_id)
+    query = ("extra versions", order_id, kind, extra_id, account_id)
     after = rest.position(request, cursor, queries.VersionNumber, query=query) or 0
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = queries.versions(tx, holder, order_id, (kind, extra_id), after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
@@ -80,7 +79,7 @@ def show_extra_version(
 ) -> Response:
     """One version; with `Accept: application/octet-stream` its exact bytes and their SHA-256 in `Repr-Digest`."""
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         version, body = queries.version(tx, runtime.codec, holder, order_id, (kind, extra_id), number=number)
     if not rest.accepts(request, OCTETS):

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Path, Query, Request, Response, Security
 from starlette.concurrency import run_in_threadpool
 
-from orders_backup import db as database
 from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
@@ -75,7 +74,7 @@ def list_orders(
     """
     after = rest.position(request, cursor, queries.Position, query=wanted)
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         if wanted.account_id is not None:
             accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
         items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
@@ -93,7 +92,7 @@ def show_order(
 ) -> Response:
     """One order, now or as we knew it at a moment of the past."""
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         if at is None:
             return rest.answer(queries.get(tx, runtime.codec, holder, order_id))
@@ -114,7 +113,7 @@ def list_versions(
     """Every version we ever read, in the order they were stored."""
     runtime, query = rest.runtime(request), ("versions", order_id, account_id)
     after = rest.position(request, cursor, history.VersionNumber, query=query) or 0
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = history.versions(
             tx, runtime.codec, holder, order_id, after=after, limit=limit, full=fields == "full"
@@ -136,7 +135,7 @@ def show_version(
 ) -> Response:
     """One version; with `Accept: application/octet-stream` its exact bytes and their SHA-256 in `Repr-Digest`."""
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         version, body = history.version(tx, runtime.codec, holder, order_id, number)
     digest = base64.b64encode(bytes.fromhex(version.sha256)).decode()
@@ -160,7 +159,7 @@ def show_diff(
 ) -> Response:
     """What differs between two versions: a JSON Patch (RFC 6902), each step with a sentence for a person."""
     runtime = rest.runtime(request)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         return rest.answer(history.diff(tx, runtime.codec, holder, order_id, since=since, until=until))
 
@@ -178,7 +177,7 @@ def list_events(
     """What Allegro's journal said about the order, in the order we stored it."""
     runtime, query = rest.runtime(request), ("events", order_id, account_id)
     after = rest.position(request, cursor, history.EventPosition, query=query)
-    with database.snapshot(runtime.db) as tx:
+    with rest.reading(request) as tx:
         holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
         items, more = history.events(tx, runtime.codec, holder, order_id, after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
@@ -205,7 +204,7 @@ async def list_changes(
     runtime, ends_at = rest.runtime(request), time.monotonic() + wait
 
     def look(after: feed.Position) -> tuple[list[Any], feed.Position, bool]:
-        with database.snapshot(runtime.db) as tx:
+        with rest.reading(request) as tx:
             if account_id is not None:
                 accounts.require(tx, account_id, seen_by=caller.user_id)
             found, reached, has_more = feed.page(
@@ -227,5 +226,5 @@ def list_schema_drift(request: Request, caller: Admin) -> Response:
 
     Of the whole installation; a key that is bound to one user is shown no examples.
     """
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         return rest.page(drift.findings(tx, seen_by=caller.user_id), None)

@@ -55,8 +55,9 @@ class RunPage:
 @router.post("/accounts/{account_id}/syncs", status_code=202, responses={202: {"model": Run}})
 def request_sync(request: Request, caller: Syncer, account_id: uuid.UUID, body: NewSync) -> Response:
     """Ask for a sync now. The answer is the run to watch."""
-    with database.transaction(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
+    with database.transaction(rest.runtime(request).db) as tx:
         run_id = state.request(tx, account_id, body.kind, range_from=body.range_from, range_to=body.range_to)
         run = queries.get(tx, run_id, seen_by=caller.user_id)
     return rest.answer(run, status=202)
@@ -73,7 +74,7 @@ def list_syncs(
     """Runs of an account, newest first."""
     query = ("syncs", account_id)
     after = rest.position(request, cursor, queries.Position, query=query)
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         items, more = queries.page(tx, account_id, after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
@@ -82,13 +83,13 @@ def list_syncs(
 @router.get("/syncs/{sync_id}", responses={200: {"model": Run}})
 def show_sync(request: Request, caller: Syncer, sync_id: uuid.UUID) -> Response:
     """One run with its counts, calls, progress and estimated time to its end."""
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         return rest.answer(queries.get(tx, sync_id, seen_by=caller.user_id))
 
 
 @router.get("/accounts/{account_id}/completeness", responses={200: {"model": Certificate}})
 def show_certificate(request: Request, caller: Reader, account_id: uuid.UUID) -> Response:
     """The completeness certificate: per window what Allegro listed, what is stored, what is missing and why."""
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         return rest.answer(reconcile.certificate(tx, account_id))

@@ -67,7 +67,7 @@ def list_set_aside(
     """Orders that failed five times, and bytes that name no order."""
     query = ("set-aside", account_id)
     after = rest.position(request, cursor, set_aside.Position, query=query)
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         items, more = set_aside.page(tx, account_id, after=after, limit=limit)
     return rest.page(items, rest.cursor(request, more, query=query) if more else None)
@@ -85,7 +85,7 @@ def show_set_aside(
     item_id: Annotated[rest.Word, Path(description="The SHA-256 of the bytes, hexadecimal.")],
 ) -> Response:
     """The exact bytes of an unreadable one, whatever `Accept` says: they are of no other form."""
-    with database.snapshot(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
         body = set_aside.body(tx, account_id, item_id)
     return Response(body, media_type=OCTETS, headers={"Content-Disposition": "attachment"})
@@ -95,14 +95,16 @@ def show_set_aside(
 def retry_set_aside(request: Request, caller: Syncer, account_id: uuid.UUID, body: Retry) -> Response:
     """Orders are read again now; bytes are read by the present program and archived where it understands them."""
     runtime = rest.runtime(request)
-    with database.transaction(runtime.db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
+    with database.transaction(runtime.db) as tx:
         return rest.answer(set_aside.retry(tx, runtime.codec, account_id, body.ids, now=database.clock(tx)))
 
 
 @router.post("/accounts/{account_id}/set-aside/acknowledge", responses={200: {"model": Acknowledged}})
 def acknowledge_set_aside(request: Request, caller: Syncer, account_id: uuid.UUID, body: Acknowledgement) -> Response:
     """Take note of what nobody can read, so that the certificate can be complete; it goes on naming them."""
-    with database.transaction(rest.runtime(request).db) as tx:
+    with rest.reading(request) as tx:
         accounts.require(tx, account_id, seen_by=caller.user_id)
+    with database.transaction(rest.runtime(request).db) as tx:
         return rest.answer(Acknowledged(set_aside.acknowledge(tx, account_id, body.ids, reason=body.reason)))
