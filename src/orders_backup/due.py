@@ -113,6 +113,12 @@ def settle(
         raise LeaseLostError("Another worker took over this work.")
 
 
+def give_back(tx: Connection, table: sa.Table, key: Key) -> None:
+    """Ends the lease of work that its process leaves undone, so that nobody waits for it to run out. Whoever holds it
+    is fenced by the next claim."""
+    tx.execute(sa.update(table).values(rung_at=None, leased_until=None).where(*_is(table, key)))
+
+
 def make_due(tx: Connection, table: sa.Table, key: Key) -> None:
     """Due now, whatever it was. A job that is running decides itself, when it settles, when it is due next."""
     now = sa.func.clock_timestamp()

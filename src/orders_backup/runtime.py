@@ -1,6 +1,7 @@
 """Composition root: settings become real things here and nowhere else."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 import httpx
 from sqlalchemy.engine import Engine
@@ -15,7 +16,8 @@ from orders_backup.settings import Settings, parse_keys
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a process works with. `clock` runs with the database's time once a claim has set it."""
+    """What a process works with. `clock` runs with the database's time once a claim has set it; `stopping` is set
+    when the process is asked to end, and jobs stop at their next page."""
 
     settings: Settings
     db: Engine
@@ -24,6 +26,7 @@ class Runtime:
     clock: database.Clock
     allegro: client.Client
     oauth: oauth.OAuth
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
         self.allegro.close()

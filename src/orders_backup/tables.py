@@ -363,3 +363,16 @@ api_keys = sa.Table(
     sa.Column("last_used_at", Instant),
 )
 """API keys, hashed. `user_id` NULL: the key sees every user."""
+
+# Who works: roster.py writes it
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    _now("started_at"),
+    sa.Column("canary_sent_at", Instant),
+    sa.Column("canary_done_at", Instant),
+)
+"""A worker process, as it reported last; gone when it stops, or was silent for ten minutes."""

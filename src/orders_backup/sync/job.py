@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 @dataclass(slots=True)
 class Job:
     """A claimed sync of one account. `cursor` is the journal's at the claim, `followed_at` when it last
-    ended well; `ends_at` is the end of its slice."""
+    ended well; `slice_ends_at` is the end of its slice."""
 
     runtime: Runtime
     account_id: UUID
@@ -57,12 +57,17 @@ class Job:
     cursor: str | None
     followed_at: datetime | None
     interval: timedelta
-    ends_at: datetime
+    slice_ends_at: datetime
     calls: Calls
     values: dict[str, object] = field(default_factory=dict)
 
     def now(self) -> datetime:
         return self.runtime.clock.now()
+
+    @property
+    def ends_at(self) -> datetime:
+        """No page is begun after this: the slice is over, or the process is asked to end."""
+        return datetime.min.replace(tzinfo=UTC) if self.runtime.stopping.is_set() else self.slice_ends_at
 
     def fence(self, tx: Connection) -> None:
         due.fence(tx, self.lease, extend=self.runtime.settings.lease)
