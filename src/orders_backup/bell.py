@@ -13,6 +13,7 @@ import celery
 import kombu
 import structlog
 from celery import Celery
+from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError as KombuError
@@ -35,6 +36,9 @@ RECONNECT_WITHIN = 4
 """Seconds between two attempts of a worker to reach a broker that was away; Celery's own would grow to 30."""
 NEEDS = (5, 7)
 
+AWAY = (KombuError, OSError)
+"""What sending raises while the broker is away, or took too long."""
+
 Conf = Any
 
 logger = structlog.get_logger()
@@ -49,8 +53,23 @@ class Bell(Celery):  # type: ignore[misc]
         """Raises where the broker is away, within seconds; SettingsError for a message with a moment of its own."""
         if options.get("eta") is not None or options.get("countdown") is not None:
             raise SettingsError(f"The task {name} was sent with an ETA or countdown. Set due_at in PostgreSQL instead.")
+        try:
+            return self._send_now(name, args, options)
+        except AWAY as error:  # perhaps only the connection was old: the broker restarted since
+            if isinstance(error.__cause__, TimeoutError):
+                raise
+            return self._send_now(name, args, options)
+
+    def _send_now(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         once = {"retry": False, "confirm_timeout": PUBLISH_WITHIN, "ignore_result": True}
-        return super().send_task(name, *args, **(once | options))
+        with self.producer_or_acquire() as producer:
+            _ = producer.connection.default_channel  # connects, or raises
+            bound_open_broker_sockets(producer.connection, PUBLISH_WITHIN)  # closing would wait for ever, too
+            return super().send_task(name, *args, **(once | options), producer=producer)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """Without heartbeats: nobody sends them while a publisher is idle, and RabbitMQ would hang up."""
+        return super().connection_for_write(url, **({"heartbeat": 0} | options))
 
 
 class Listener(Consumer):  # type: ignore[misc]
@@ -229,7 +248,7 @@ _AMQP: tuple[Rule, ...] = (
     ),
     (
         lambda conf: not _is_bounded_quorum(conf),
-        f"The queue {QUEUE} needs the type quorum, x-delivery-limit and a dead-letter exchange: it would end with a node.",
+        f"The queue {QUEUE} needs the type quorum, x-delivery-limit and a dead-letter exchange: it ends with its node.",
     ),
 )
 
@@ -267,7 +286,3 @@ def check_broker(app: Celery) -> bool:
     if policy != "noeviction":
         raise SettingsError(f"The broker's maxmemory-policy is {policy}. Set it to noeviction: it would drop messages.")
     return True
-
-
-AWAY = (KombuError, OSError)
-"""What sending raises while the broker is away, or took too long."""

@@ -2,14 +2,18 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import kombu
 import pytest
+import redis
 
 from orders_backup import local
 
@@ -52,40 +56,146 @@ def broker(kind: str, folder: Path) -> Iterator[str]:
         yield server.url
 
 
+@dataclass
+class Broker:
+    """A broker that can be killed, started again with what it kept, and made to forget."""
+
+    kind: str
+    url: str
+    kill: Callable[[], None]
+    start: Callable[[], None]
+    empty: Callable[[], None]
+    reset: Callable[[], None]
+
+
+@contextmanager
+def breakable(kind: str, folder: Path) -> Iterator[Broker]:
+    """The same brokers, for tests that break them."""
+    if kind == "rabbitmq":
+        with _running_rabbitmq(folder) as node:
+            yield Broker(kind, node.url, node.kill, node.start, node.empty, node.reset)
+        return
+    if kind == "redis":
+        require(REDIS)
+    with local.start_broker(folder, program=REDIS if kind == "redis" else None) as server:
+
+        def start() -> None:
+            server.child.start()
+            while not answers():
+                time.sleep(0.02)
+
+        def answers() -> bool:
+            try:
+                with redis.Redis.from_url(server.url, socket_timeout=1) as client:
+                    return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+        def empty() -> None:
+            with redis.Redis.from_url(server.url) as client:
+                client.flushall()
+
+        def kill() -> None:
+            server.child.kill()
+
+        yield Broker(kind, server.url, kill, start, empty, empty)
+
+
 @contextmanager
 def _rabbitmq(folder: Path) -> Iterator[str]:
-    """A node of its own on loopback, with its own port mapper, so that no other RabbitMQ is disturbed."""
+    with _running_rabbitmq(folder) as node:
+        yield node.url
+
+
+@contextmanager
+def _running_rabbitmq(folder: Path) -> Iterator["RabbitMQ"]:
     require(RABBITMQ / "rabbitmq-server")
-    port, distribution, mapper = (_free_port() for _ in range(3))
     folder.mkdir(parents=True, exist_ok=True)
-    loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "LANG": "C.UTF-8",
-        "RABBITMQ_NODENAME": f"test{port}@localhost",
-        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(distribution),
-        "ERL_EPMD_PORT": str(mapper),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": loopback,
-        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"),
-        "RABBITMQ_PID_FILE": str(folder / "pid"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-    }
-    with (folder / "output.log").open("wb") as output:
-        server = subprocess.Popen([RABBITMQ / "rabbitmq-server"], env=environment, stdout=output, stderr=output)
+    node = RabbitMQ(folder, *(_free_port() for _ in range(3)))
     try:
-        _wait_until_open(port, server)
-        yield f"amqp://guest:guest@127.0.0.1:{port}//"
+        node.start()
+        yield node
     finally:
-        server.terminate()
-        server.wait(60)
+        node.stop()
+
+
+@dataclass
+class RabbitMQ:
+    """A node of its own on loopback, with its own port mapper, so that no other RabbitMQ is disturbed."""
+
+    folder: Path
+    port: int
+    distribution: int
+    mapper: int
+    server: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folder = self.folder
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self.distribution),
+            "ERL_EPMD_PORT": str(self.mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        }
+
+    def start(self) -> None:
+        with (self.folder / "output.log").open("ab") as output:
+            program = [RABBITMQ / "rabbitmq-server"]
+            self.server = subprocess.Popen(program, env=self.environment, stdout=output, stderr=output)
+        _wait_until_open(self.port, self.server)
+
+    def kill(self) -> None:
+        assert self.server is not None
+        os.kill(pids_of_rabbitmq(self.folder)[0], signal.SIGKILL)
+        self.server.wait(20)
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait(60)
         epmd = shutil.which("epmd") or "/usr/bin/epmd"
-        subprocess.run([epmd, "-port", str(mapper), "-kill"], check=False, capture_output=True)
+        subprocess.run([epmd, "-port", str(self.mapper), "-kill"], check=False, capture_output=True)
+
+    def empty(self) -> None:
+        """Purges the queue of all work and deletes it."""
+        with kombu.Connection(self.url) as connection:  # type: ignore[attr-defined]
+            channel = connection.channel()
+            channel.queue_purge("orders-backup")
+            channel.queue_delete("orders-backup")
+
+    def reset(self) -> None:
+        """The virtual host and all that is in it is gone, and made anew."""
+        for words in (
+            ["delete_vhost", "/"],
+            ["add_vhost", "/"],
+            ["set_permissions", "-p", "/", "guest", ".*", ".*", ".*"],
+        ):
+            self._control(*words)
+
+    def _control(self, *words: str) -> None:
+        command = [str(RABBITMQ / "rabbitmqctl"), "--node", self.environment["RABBITMQ_NODENAME"], *words]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
+
+
+def pids_of_rabbitmq(folder: Path) -> list[int]:
+    """The Erlang node of a RabbitMQ that runs in `folder`."""
+    return [int((folder / "pid").read_text())]
 
 
 def _wait_until_open(port: int, server: "subprocess.Popen[bytes]") -> None:
