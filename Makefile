@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills bench lock clean
+.PHONY: help setup demo test check format kills logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -14,10 +14,7 @@ demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends
 	$(BIN)/python demo/story.py $(if $(ONCE),--once)
 
 test: check ## every check and every test
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/pytest --quiet --numprocesses=3 --dist=loadgroup --cov --cov-report=term
 
 check: setup ## the fast part: format, lint, types, imports
 	$(BIN)/ruff format --check --quiet
@@ -30,10 +27,32 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix --quiet
 
 kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
-	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults
+	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults/test_kills.py
+
+chaos: setup ## the campaign of all faults: FAULTS=300 in at most 45 minutes; SEED=… repeats one, BROKER=rabbitmq
+	FAULTS=$(or $(FAULTS),300) SEED=$(or $(SEED),1) CHAOS_BROKER=$(or $(BROKER),valkey) \
+		$(BIN)/pytest -q -s tests/faults/test_chaos.py
+
+logins: setup ## 1,000 killed refreshes and other faults, and no login lost; SEED=… repeats one
+	LOGINS=1000 $(if $(SEED),LOGINS_SEED=$(SEED)) $(BIN)/pytest -q tests/logins
+
+faults: setup ## the deterministic campaign: 5,000 seeds of faults in process, and a crash at every boundary; SEED=… repeats one
+ifdef SEED
+	$(BIN)/python -m tests.campaign --seed $(SEED)
+else
+	$(BIN)/python -m tests.campaign --seeds $(or $(SEEDS),5000)
+	CAMPAIGN_EVERY=1 CAMPAIGN_EXAMPLES=200 CAMPAIGN_STEPS=30 $(BIN)/pytest -q tests/campaign --timeout 3600 \
+		-k "boundary or any_order"
+endif
+
+planted: setup ## prove the campaign: each planted bug is put into a copy of the source and has to be found
+	$(BIN)/python -m tests.campaign.plant
 
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run
+
+whale: setup ## one huge seller beside 300 small ones under an enforced limit; prints JSON; at most 12 minutes
+	$(BIN)/python -m bench.whale
 
 $(UV):
 	python3 -m pip install --quiet --disable-pip-version-check --target .tools 'uv==0.13.9'

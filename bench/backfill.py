@@ -105,7 +105,7 @@ def _outcome(  # noqa: PLR0917 - inner function
 def _waiting_for_its_seller(scene: Scene, worker: Child) -> UUID:
     """A new account whose device flow the worker has polled: from here on the worker is warm and idle."""
     polled = scene.calls().get(POLLED, 0)
-    account_id = connect.begin(scene.runtime, user_id=uuid4(), name="bench")
+    account_id = connect.begin(scene.runtime, user_id=uuid4(), name="bench", extras=())
     scenes.wait(lambda: scene.calls().get(POLLED, 0) > polled, worker)
     return account_id
 

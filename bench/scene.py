@@ -77,7 +77,7 @@ def built(orders: int) -> Iterator[Scene]:
         data_dir = directory.prepared(folder / "data")
         postgres = stack.enter_context(local.start_postgres(data_dir))
         broker = stack.enter_context(local.start_broker(data_dir))
-        simulator = stack.enter_context(_simulator(folder, orders))
+        simulator = stack.enter_context(start_simulator(folder, orders))
         runtime = runtimes.build(_settings(data_dir, postgres, broker, simulator))
         stack.callback(runtime.close)
         database.migrate(runtime.db)
@@ -136,7 +136,7 @@ def peak_megabytes(pid: int | None) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def _simulator(folder: Path, orders: int) -> Server:
+def start_simulator(folder: Path, orders: int) -> Server:
     """A process of its own, with every document rendered before it listens."""
     options = {"orders": orders, "client-limit": UNLIMITED, "device-interval": 1}
     command = [sys.executable, "-P", "-c", "from allegro_simulator import cli; cli.main()", "--ahead"]

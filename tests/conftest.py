@@ -24,6 +24,14 @@ NOBODY_LISTENS = "http://127.0.0.1:9"
 """Where `settings` points to for Allegro: a test that needs one says so and sets its address."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a costly fixture stays on one process: the tests of a file, and all that judge one campaign."""
+    for item in items:
+        campaign = item.path.parent if item.path.parent.name == "faults" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(campaign)))
+
+
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server's own database; TEST_DATABASE_URL where it is set. Its role may create databases."""

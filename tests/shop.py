@@ -16,10 +16,13 @@ from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, plan, pull, reconcile, state
+from orders_backup.sync import backfill, extras, plan, pull, reconcile, state, sweeps
 from orders_backup.sync.reconcile import Certificate
 
-PLENTY = dict.fromkeys(("rate_limit_client", "rate_limit_default", "rate_limit_orders", "rate_limit_events"), 1_000_000)
+PLENTY = dict.fromkeys(
+    ("rate_limit_client", "rate_limit_default", "rate_limit_orders", "rate_limit_events", "rate_limit_extras"),
+    1_000_000,
+)
 
 
 @dataclass
@@ -56,6 +59,29 @@ class Shop:
         self.work_on_listing()
         self.follow()
         self.follow()
+
+    def sweep_hourly(self) -> None:
+        """The hourly sweep from beginning to end, then the debts it found."""
+        before = self.value("SELECT count(*) FROM sync_history WHERE kind = 'sweep' AND finished_at IS NOT NULL")
+        for _ in range(20):
+            self._due_now()
+            sweeps.sweep(self.runtime, self.account_id)
+            ended = self.value("SELECT count(*) FROM sync_history WHERE kind = 'sweep' AND finished_at IS NOT NULL")
+            if ended > before:
+                break
+        else:
+            raise AssertionError("the sweep did not end")
+        self.follow()
+
+    def discoveries(self) -> dict[tuple[str, str], int]:
+        """What each net caught so far, by net and kind."""
+        rows = self.rows("SELECT net, what, sum(orders) FROM discoveries WHERE account_id = :account GROUP BY 1, 2")
+        return {(str(net), str(what)): int(orders) for net, what, orders in rows}
+
+    def look(self) -> None:
+        """One slice of the extras job, whatever the clock says."""
+        self._due_now()
+        extras.work_on_extras(self.runtime, self.account_id)
 
     def certificate(self) -> Certificate:
         with database.transaction(self.runtime.db) as tx:
@@ -105,7 +131,7 @@ class Shop:
 @pytest.fixture
 def world() -> World:
     """Its clock runs behind ours, so that what happens in it is old enough for a sweep at once."""
-    return World(seed=7, device_interval=1, clock=lambda: datetime.now(UTC) - 2 * plan.SETTLED)
+    return World(seed=7, device_interval=1, clock=lambda: datetime.now(UTC) - 2 * plan.SETTLED, resource_limits=False)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """What a person types: every command on a real database, its output, its exit code, its help."""
 
+import hashlib
 import json
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from sqlalchemy.engine import Engine
 from allegro_simulator.server import running
 from allegro_simulator.world import World
 from orders_backup import cli, tables
+from orders_backup.accounts import journal, pairs, tokens
+from orders_backup.allegro.oauth import Pair
+from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
 
@@ -111,8 +116,9 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
-        "accounts connect, accounts list, api, certificate, keys create, keys list, keys revoke, migrate, scheduler,"
-        " simulator, sync, up, worker"
+        "accounts connect, accounts list, api, certificate, drift, keys create, keys list, keys revoke, migrate,"
+        " scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up,"
+        " worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -243,6 +249,39 @@ def test_waiting_ends_with_code_1_when_the_seller_is_denied(
     assert allegro.base_url in answer.out
 
 
+def test_recovering_takes_over_what_the_journal_has_and_says_so(run: Run, runtime: Runtime, account_id: str) -> None:
+    account, now = uuid.UUID(account_id), datetime.now(UTC)
+    sealed = {n: pairs.seal(runtime, account, n, Pair(f"a{n}", f"r{n}", 43199), now=now) for n in (1, 3, 4)}
+    with runtime.db.begin() as tx:
+        pairs.adopt(tx, account, 1, sealed[1], now=now)
+    journal.spooled(runtime, account, 3, sealed[3])
+
+    answer = run("tokens", "recover")
+
+    assert answer.code == 0, answer.err
+    assert answer.out == f"{account_id}  adopted  1 -> 3\n1 accounts with tokens, 1 taken over from the journal.\n"
+    assert tokens.current(runtime, account).value == "a3"
+    journal.spooled(runtime, account, 4, sealed[4])
+    [found] = json.loads(run("tokens", "recover", "--json").out)
+    assert (found["account_id"], found["outcome"], found["generation"]) == (account_id, "adopted", 4)
+
+
+def test_recovering_without_the_object_storage_fails_with_a_sentence(
+    run: Run, runtime: Runtime, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, now = uuid.UUID(account_id), datetime.now(UTC)
+    with runtime.db.begin() as tx:
+        pairs.adopt(tx, account, 1, pairs.seal(runtime, account, 1, Pair("a", "r", 43199), now=now), now=now)
+    for name, value in (("S3_BUCKET", "shop"), ("S3_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+    answer = run("tokens", "recover")
+
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("error: The object storage does not answer")
+
+
 def test_a_sync_is_queued_over_the_range_that_was_asked_for(run: Run, db: Engine, account_id: str) -> None:
     answer = run("sync", account_id, "--kind", "reconcile", "--from", "2026-01-01", "--to", "2026-02-01T00:00:00+01:00")
 
@@ -278,11 +317,39 @@ def test_a_certificate_that_proves_nothing_says_so_and_ends_with_code_1(run: Run
 
 
 def test_an_account_that_does_not_exist_is_an_error(run: Run) -> None:
-    for command in ("sync", "certificate"):
-        answer = run(command, str(uuid.uuid4()))
+    for command in ("sync", "certificate", "set-aside list", "set-aside retry", "set-aside acknowledge --reason x"):
+        answer = run(*command.split(), str(uuid.uuid4()))
 
         assert answer.code == 1
         assert answer.err.startswith("error: ")
+
+
+def test_what_cannot_be_read_is_listed_tried_again_and_acknowledged(run: Run, account_id: str, db: Engine) -> None:
+    for body in (b'{"id":"now-understood"}', b"{}"):
+        row = {"account_id": account_id, "sha256": hashlib.sha256(body).digest(), "body": body}
+        with db.begin() as tx:
+            tx.execute(sa.insert(tables.unreadable_orders).values(**row, read_at=sa.func.now()))
+    digest = hashlib.sha256(b"{}").hexdigest()
+
+    assert len(json.loads(run("set-aside", "list", account_id, "--json").out)) == 2
+    assert run("set-aside", "retry", account_id).out == (
+        "0 orders are due now; of the bytes 1 are understood, 1 not.\n"
+    )
+    assert run("set-aside", "acknowledge", account_id, "--reason", " ").code == 1
+    assert run("set-aside", "acknowledge", account_id, "nobody", "--reason", "x").code == 1
+    assert run("set-aside", "acknowledge", account_id, digest, "--reason", "sent so").out == "1 acknowledged.\n"
+    listed = run("set-aside", "list", account_id).out
+    assert digest in listed
+    assert "acknowledged: sent so" in listed
+
+
+def test_what_is_new_at_allegro_is_listed(run: Run, db: Engine) -> None:
+    assert run("drift").out == ""
+    with db.begin() as tx:
+        row = {"path": "order.status", "kind": "unknown_value", "value": "NEW", "seen": 3}
+        tx.execute(sa.insert(tables.schema_drift).values(row))
+    assert "unknown_value  order.status NEW  seen 3 times" in run("drift").out
+    assert json.loads(run("drift", "--json").out)[0]["path"] == "order.status"
 
 
 # Programs this one turns into

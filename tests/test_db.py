@@ -1,5 +1,7 @@
 """Transactions commit whole or not at all, and PostgreSQL's failures become ours, without anybody's data in them."""
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,12 +67,22 @@ def test_every_way_to_write_the_address_works(db: Engine, scheme: str) -> None:
         ("timezone", "UTC"),
         ("statement_timeout", "1min"),
         ("lock_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "1min"),
+        ("idle_in_transaction_session_timeout", "15s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_user_timeout", "15000"),
     ],
 )
 def test_no_statement_and_no_lock_can_hang_for_ever(db: Engine, name: str, value: str) -> None:
     with database.transaction(db) as tx:
         assert tx.execute(sa.text(f"SHOW {name}")).scalar_one() == value
+
+
+def test_a_link_on_which_nobody_answers_is_given_up(db: Engine) -> None:
+    """What it prevents is done for real in the campaign of all faults: half-open links to PostgreSQL."""
+    with database.transaction(db) as tx, socket.socket(fileno=os.dup(database.cursor(tx).connection.fileno())) as link:
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 10
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
 def test_a_database_that_is_away_is_said_in_one_line_without_the_password() -> None:

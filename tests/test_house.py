@@ -18,7 +18,7 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.engine import Engine
 from starlette.routing import BaseRoute
 
-from orders_backup import api, errors, rest, tables, worker
+from orders_backup import api, bell, errors, rest, tables, worker
 from orders_backup import db as database
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 OPEN_TO_ALL = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 MOST_LINES_OF_A_FILE = 450
+MOST_LINES_OF_ONE_PAGE = 600
+"""For what is read as one page: all tables, which are declarations only, and all verbs of the simulator."""
+ON_ONE_PAGE = {"orders_backup/tables.py", "allegro_simulator/world.py"}
 MOST_LINES_OF_A_FUNCTION = 60
 
 
@@ -116,7 +119,7 @@ def test_every_route_that_says_it_is_authenticated_refuses_a_caller_without_a_ke
 
 @pytest.mark.filterwarnings("ignore:Task name")
 def test_every_task_that_is_rung_is_registered(runtime: Runtime) -> None:
-    app = worker.celery_app(runtime.settings)
+    app = bell.celery_app(runtime.settings)
     worker.register(app, runtime)
     own = {name for name in app.tasks if not name.startswith("celery.")}
     assert own == set(worker.TABLES)
@@ -124,7 +127,7 @@ def test_every_task_that_is_rung_is_registered(runtime: Runtime) -> None:
 
 @pytest.mark.filterwarnings("ignore:Task name")
 def test_every_task_takes_the_key_of_its_table(runtime: Runtime) -> None:
-    app = worker.celery_app(runtime.settings)
+    app = bell.celery_app(runtime.settings)
     worker.register(app, runtime)
     for name, table in worker.TABLES.items():
         code = app.tasks[name].run.__code__
@@ -209,7 +212,7 @@ def test_every_contract_was_seen_to_fail() -> None:
 # The code itself
 
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
-IRREGULAR = {"lost", "gone", "set_aside"}
+IRREGULAR = {"lost", "gone", "set_aside", "found", "cut_short"}
 
 
 def log_events() -> list[tuple[str, ast.expr | None]]:
@@ -240,7 +243,8 @@ def test_every_log_event_is_a_constant_name_in_the_past_tense() -> None:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT / "src")))
 def test_no_file_and_no_function_is_too_long(file: Path) -> None:
     text = file.read_text()
-    assert len(text.splitlines()) <= MOST_LINES_OF_A_FILE
+    on_one_page = file.relative_to(ROOT / "src").as_posix() in ON_ONE_PAGE
+    assert len(text.splitlines()) <= (MOST_LINES_OF_ONE_PAGE if on_one_page else MOST_LINES_OF_A_FILE)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1

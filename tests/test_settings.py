@@ -152,6 +152,11 @@ WRONG = [
     ("rate_limit_orders", "many", "integer"),
     ("rate_limit_events", "1.5", "integer"),
     ("rate_limit_auth", "1e3", "integer"),
+    ("s3_bucket", "My_Bucket", "3 to 63 small letters"),
+    ("s3_bucket", "s3://bucket", "bucket's name"),
+    ("s3_endpoint_url", "s3.example.com", "web address"),
+    ("s3_prefix", "../other", "names of letters"),
+    ("s3_prefix", "a//b", "with / between them"),
     ("log_format", "xml", "'json' or 'console'"),
     ("log_level", "LOUD", "'DEBUG', 'INFO'"),
 ]
@@ -172,6 +177,24 @@ def test_a_malformed_value_is_one_sentence_that_names_its_setting(
     assert said.endswith(".")
     assert "\n" not in said
     assert len(said) < 200
+
+
+def test_the_keys_of_a_bucket_belong_together_and_stand_in_no_complaint() -> None:
+    assert complaint(s3_bucket="shop", aws_access_key_id="AKIA").startswith(
+        "AWS_SECRET_ACCESS_KEY and AWS_ACCESS_KEY_ID"
+    )
+    assert complaint(s3_bucket="shop", aws_secret_access_key="hunter2").endswith("set both, or none of them.")
+    said = complaint(s3_bucket="shop", aws_access_key_id="AKIA", aws_secret_access_key="'hunter2 '")
+    assert said.startswith("AWS_SECRET_ACCESS_KEY must be one word of ASCII")
+    assert "hunter2" not in said
+
+
+def test_without_a_bucket_the_keys_are_other_peoples() -> None:
+    assert settings.load(aws_access_key_id="AKIA", aws_region="any where").s3_bucket == ""
+
+
+def test_a_prefix_is_given_with_slashes_or_without() -> None:
+    assert settings.load(s3_prefix="/shop/production/").s3_prefix == "shop/production"
 
 
 def test_a_duration_beyond_all_calendars_is_one_sentence() -> None:

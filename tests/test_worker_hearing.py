@@ -1,13 +1,17 @@
 """When a worker is deaf or stuck, and how it ends: decided in memory, on a clock that the tests move."""
 
+import os
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
-from orders_backup import canary, liveness
+from orders_backup import bell, liveness
+from orders_backup.allegro import answers
 from orders_backup.canary import DEAF_AFTER, EVERY, STUCK_AFTER, Hearing
-from orders_backup.liveness import Departure
+from orders_backup.liveness import Departure, Lookout
+from orders_backup.sync import job
 
 WORK = ("sync", {"account_id": "a", "kind": "journal"})
 
@@ -88,7 +92,25 @@ def test_a_task_that_does_not_end_makes_its_worker_stuck() -> None:
 
 def test_deafness_is_known_early_enough_to_be_mended_within_a_minute() -> None:
     assert DEAF_AFTER + EVERY + liveness.LOOK_EVERY + liveness.STOP_WITHIN + liveness.FAREWELL_WITHIN < 60
-    assert canary.bell.VISIBLE_AFTER * canary.bell.LONGEST_TASK.total_seconds() <= STUCK_AFTER
+
+
+def test_no_task_is_taken_for_stuck_that_may_still_be_at_work() -> None:
+    longest = (job.TURN + job.SLICE).total_seconds() + answers.LONGEST_SECONDS
+    assert longest <= bell.LONGEST_TASK.total_seconds()
+    assert bell.LONGEST_TASK.total_seconds() < STUCK_AFTER
+
+
+def test_who_was_frozen_listens_again_before_it_judges_itself() -> None:
+    hearing = Hearing(hands=1)
+    lookout = Lookout(hearing.verdict)
+    hearing.sent(0)
+    assert lookout.look(2) is None
+    woken = 2 + DEAF_AFTER + liveness.STOOD_STILL
+    assert lookout.look(woken) is None
+    assert lookout.look(woken + liveness.LOOK_EVERY) is None
+    for later in range(4, int(liveness.PATIENCE) + 1, 2):
+        last = lookout.look(woken + later)
+    assert last == "deaf"
 
 
 # How it ends
@@ -106,7 +128,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         codes.append(code)
         raise EndedError
 
-    monkeypatch.setattr(liveness.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     return codes
 
 
@@ -140,7 +162,7 @@ def test_a_worker_that_was_asked_to_stop_and_cannot_gives_its_work_back(exits: l
 
 def test_a_farewell_that_hangs_keeps_nobody(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "FAREWELL_WITHIN", 0.05)
-    departure = Departure(threading.Event(), lambda _: "deaf", list, lambda: threading.Event().wait(5) and None)
+    departure = Departure(threading.Event(), lambda _: "deaf", list, lambda: time.sleep(5))
     with pytest.raises(EndedError):
         departure.leave("deaf")
     assert exits == [liveness.EX_SOFTWARE]

@@ -57,6 +57,8 @@ def test_the_app_as_it_is_made_is_safe(url: str) -> None:
         (REDIS, {"task_serializer": "pickle"}, "must be json alone"),
         (REDIS, {"worker_eta_task_limit": None}, "ETA and beat must not be used"),
         (REDIS, {"beat_schedule": {"tick": {"task": "sync", "schedule": 1.0}}}, "ETA and beat must not be used"),
+        (REDIS, {"worker_enable_remote_control": True}, "worker_enable_remote_control must be off"),
+        (AMQP, {"broker_channel_error_retry": False}, "broker_channel_error_retry on"),
         (REDIS, {"worker_consumer": "celery.worker.consumer:Consumer"}, "worker_consumer must be"),
         (AMQP, {"broker_transport_options": {}}, "RabbitMQ needs confirm_publish"),
         (AMQP, {"task_queues": None}, "needs the type quorum"),
@@ -72,8 +74,8 @@ def test_an_unsafe_setting_is_refused_in_one_sentence(url: str, settings: dict[s
 @pytest.mark.parametrize(
     ("change", "lease", "says"),
     [
-        (with_options(visibility_timeout=299), LEASE, "visibility_timeout must be at least 300 s"),
-        (with_options(visibility_timeout=300), timedelta(minutes=2), "visibility_timeout must be at least 600 s"),
+        (with_options(visibility_timeout=899), LEASE, "visibility_timeout must be at least 900 s"),
+        (with_options(visibility_timeout=900), timedelta(minutes=4), "visibility_timeout must be at least 1200 s"),
         (lambda app: app.conf.broker_transport_options.pop("visibility_timeout"), LEASE, "visibility_timeout"),
         (with_options(socket_timeout=None), LEASE, "need socket_timeout"),
     ],
@@ -120,13 +122,21 @@ def test_a_broker_that_drops_messages_when_memory_is_short_is_refused(tmp_path: 
     with local.start_broker(tmp_path) as server, client(server.url) as valkey:
         assert bell.check_broker(app_for(server.url))
         valkey.config_set("maxmemory-policy", "volatile-lru")
-        with pytest.raises(SettingsError, match="maxmemory-policy is volatile-lru. Set it to noeviction"):
+        with pytest.raises(SettingsError, match=r"maxmemory-policy is volatile-lru\. Set it to noeviction"):
             bell.check_broker(app_for(server.url))
 
 
 def test_a_broker_that_may_not_be_asked_is_trusted_aloud(tmp_path: Path) -> None:
     with local.start_broker(tmp_path) as server, client(server.url) as valkey:
-        valkey.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-info")
+        valkey.acl_setuser(
+            "app",
+            enabled=True,
+            passwords=["+secret"],
+            keys=["*"],
+            channels=["*"],
+            categories=["+@all"],
+            commands=["-info"],
+        )
         with capture_logs() as logs:
             assert bell.check_broker(app_for(f"redis://app:secret@127.0.0.1:{server.port}/0"))
     assert [line["event"] for line in logs] == ["broker_policy_refused"]
@@ -146,25 +156,24 @@ def test_a_publisher_says_at_once_that_the_broker_is_away(url: str) -> None:
 
 def test_a_publisher_does_not_wait_for_a_frozen_valkey(tmp_path: Path) -> None:
     with local.start_broker(tmp_path) as server:
-        _publish_to_frozen(app_for(server.url), [server.child.pid])
+        _publish_to_frozen(app_for(server.url), server.child.pid)
 
 
 @pytest.mark.external
 def test_a_publisher_does_not_wait_for_a_frozen_rabbitmq(tmp_path: Path) -> None:
     with services.broker("rabbitmq", tmp_path) as url:
-        _publish_to_frozen(app_for(url), services.pids_of_rabbitmq(tmp_path))
+        _publish_to_frozen(app_for(url), services.pid_of_rabbitmq(tmp_path))
 
 
-def _publish_to_frozen(app: Bell, pids: "list[int | None]") -> None:
+def _publish_to_frozen(app: Bell, pid: int | None) -> None:
+    assert pid is not None
     app.send_task("sync", queue=bell.QUEUE)
-    for pid in filter(None, pids):
-        os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
         with pytest.raises(bell.AWAY):
             app.send_task("sync", queue=bell.QUEUE)
-        assert time.monotonic() - began < 5 * bell.PUBLISH_WITHIN
+        assert time.monotonic() - began < bell.PUBLISH_WITHIN + 3
     finally:
-        for pid in filter(None, pids):
-            os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
     app.send_task("sync", queue=bell.QUEUE)

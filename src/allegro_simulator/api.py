@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from allegro_simulator import answers, journal, orders, shelf, times
+from allegro_simulator import answers, extras_api, journal, orders, shelf, times
 from allegro_simulator import state as world_state
 from allegro_simulator.http import Request, Response
 from allegro_simulator.orders import Order
@@ -18,6 +18,7 @@ FORM = FORMS + "/{id}"
 ME = "/me"
 
 _MEDIA_TYPE = re.compile(r"application/vnd\.allegro\.public\.v1\+json", re.IGNORECASE)
+_BETA = re.compile(re.escape(extras_api.BETA), re.IGNORECASE)
 _USER_AGENT = re.compile(r"[\x21-\x27\x2a-\x2e\x30-\x7e]+/[0-9][\x21-\x27\x2a-\x7e]* \(\+https://[^\s()]+\)")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
@@ -42,26 +43,32 @@ class Distortion:
 
 def path_class(path: str) -> str:
     """The path with the identifier of an order taken out."""
+    if extra := extras_api.path_class(path):
+        return extra
     if path.startswith(FORMS + "/"):
         return FORM
     return path if path in {ME, EVENTS, STATS, FORMS} else "other"
 
 
 def scope_of(path: str) -> str:
-    return "allegro:api:profile:read" if path == ME else "allegro:api:orders:read"
+    own = {ME: "allegro:api:profile:read", extras_api.REFUNDS: "allegro:api:payments:read"}
+    return own.get(path, "allegro:api:orders:read")
 
 
 def refusal(state: State, request: Request) -> Response | None:
     """403 for a nameless client, 406 for a media type that is not served; None when both are right."""
     if state.check_user_agent and not _USER_AGENT.fullmatch(request.headers.get("user-agent", "")):
         return answers.access_denied()
-    if not _MEDIA_TYPE.search(request.headers.get("accept", "")):
+    served = _BETA if request.path == extras_api.RETURNS else _MEDIA_TYPE
+    if not served.search(request.headers.get("accept", "")):
         return answers.not_acceptable()
     return None
 
 
 def resource(state: State, account: Seller, request: Request, wrong: Distortion, *, noted: bool) -> Response:
     """The answer of the resource. `noted` is False when the client will not get it, so nothing counts as served."""
+    if extras_api.path_class(request.path):
+        return extras_api.answer(state, account, request, noted=noted)
     resources: dict[str, Callable[[], Response]] = {
         ME: lambda: me(account),
         EVENTS: lambda: events(state, account, request, noted=noted),

@@ -18,7 +18,8 @@ VERBS = frozenset(
         "merges", "grows", "loses_event", "duplicates_event", "restores_lost_events", "replays_late",
         "reorders", "approves", "denies", "rejects_tokens", "removes_app", "expires_access_tokens",
         "faults", "clear_faults", "goes_down", "comes_back", "served_events", "events", "worst_window",
-        "renders",
+        "renders", "limits", "counted",
+        "changes_tracking", "adds_invoice", "returns", "advances_return", "refunds", "settles_refund",
     }
 )  # fmt: skip
 
@@ -37,6 +38,7 @@ class Controlled(Protocol):
     def add_seller(self, orders: int = ..., *, seed: int | None = ..., login: str | None = ...,
                    months: int = ...) -> Seller: ...  # fmt: skip
     def truth(self, seller_id: str) -> dict[str, Any]: ...
+    def extras_truth(self, seller_id: str) -> dict[tuple[str, str], Any]: ...
     def body(self, form_id: str) -> bytes: ...
     def devices(self) -> list[dict[str, Any]]: ...
     def worst_window(self, seconds: float = ...) -> int: ...
@@ -72,6 +74,9 @@ def _action(world: Controlled, verb: str, method: str) -> Callable[..., Any]:
         ("GET", "sellers"): lambda: [_seller(account) for account in world.sellers],
         ("GET", "devices"): world.devices,
         ("GET", "truth"): lambda seller_id: {form: _truth(told) for form, told in world.truth(seller_id).items()},
+        ("GET", "extras"): lambda seller_id: {
+            f"{kind}/{one}": _extra(told) for (kind, one), told in world.extras_truth(seller_id).items()
+        },
         ("GET", "calls"): lambda: _calls(world),
         ("GET", "worst_window"): lambda seconds=60: world.worst_window(float(seconds)),
         ("GET", "tokens"): lambda: [attempt._asdict() for attempt in world.tokens],
@@ -97,6 +102,11 @@ def _truth(told: Any) -> dict[str, Any]:
     sha = hashlib.sha256(told.current).hexdigest() if told.current is not None else None
     rest = {name: getattr(told, name) for name in ("gone", "superseded_by", "hidden", "served", "versions")}
     return {"current": sha, **rest}
+
+
+def _extra(told: Any) -> dict[str, Any]:
+    return {"current": hashlib.sha256(told.current).hexdigest(), "order_id": told.order_id, "served": told.served,
+            "versions": told.versions}  # fmt: skip
 
 
 def _calls(world: Controlled) -> dict[str, Any]:

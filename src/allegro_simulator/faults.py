@@ -9,7 +9,7 @@ from allegro_simulator.http import Fault, Response
 TOKEN_PATH = "/auth/oauth/token"  # noqa: S105 - a path
 LIST_PATH = "/order/checkout-forms"
 ON_LISTS = frozenset({"wrong_total", "ignored_filter", "shifted_page"})
-KINDS = frozenset({"status", "reset", "truncated", "slow", "html", "lost_token_answer"}) | ON_LISTS
+KINDS = frozenset({"status", "reset", "truncated", "slow", "html", "answer", "lost_token_answer"}) | ON_LISTS
 
 
 @dataclass(slots=True)
@@ -17,8 +17,9 @@ class Planned:
     """A fault that waits for its requests; `times` None means until cleared.
 
     params: `code`, `body` ("json"|"html"), `variant` ("client"|"resource"), `retry_after` for status;
-    `seconds` for slow; `keep` (0..1) for truncated; `delta` for wrong_total; `names` for ignored_filter;
-    `by` (rows) for shifted_page.
+    `body` (bytes), `code` (200), `content_type` (JSON) and `headers` (pairs) for answer; `seconds` for slow;
+    `keep` (0..1) for truncated; `delta` for wrong_total; `names` for ignored_filter; `by` (rows) and `delta` (of
+    totalCount) for shifted_page.
     """
 
     kind: str
@@ -69,7 +70,7 @@ def outage(board: Switchboard, now: float) -> Response | None:
 
 def loses_answer(planned: Planned) -> bool:
     """Whether the client never gets the whole of the true answer."""
-    return planned.kind in {"status", "reset", "truncated", "html", "lost_token_answer"}
+    return planned.kind in {"status", "reset", "truncated", "html", "answer", "lost_token_answer"}
 
 
 def needs_processing(planned: Planned) -> bool:
@@ -80,10 +81,8 @@ def needs_processing(planned: Planned) -> bool:
 def spoiled(planned: Planned, response: Response | None, path: str) -> Response:
     """What leaves in place of `response`, which is None when the request was not processed."""
     params = planned.params
-    if planned.kind == "status":
-        return _status_answer(params, path)
-    if planned.kind == "html":
-        return answers.page(200, "<!doctype html><title>Allegro</title><p>Przerwa techniczna</p>")
+    if planned.kind in {"status", "html", "answer"}:
+        return _another(planned, path)
     sent = response or Response(0, [], b"")
     if planned.kind in {"reset", "lost_token_answer"}:
         return replace(sent, fault=Fault("reset"))
@@ -92,6 +91,16 @@ def spoiled(planned: Planned, response: Response | None, path: str) -> Response:
     if planned.kind == "slow":
         return replace(sent, fault=Fault("slow", seconds=float(params.get("seconds", 1.0))))
     return sent
+
+
+def _another(planned: Planned, path: str) -> Response:
+    params = planned.params
+    if planned.kind == "status":
+        return _status_answer(params, path)
+    if planned.kind == "html":
+        return answers.page(200, "<!doctype html><title>Allegro</title><p>Przerwa techniczna</p>")
+    whole = answers.answer(int(params.get("code", 200)), params["body"], params.get("content_type", answers.VENDOR))
+    return replace(whole, headers=[*whole.headers, *params.get("headers", ())])
 
 
 def _possible(kind: str, path: str) -> bool:

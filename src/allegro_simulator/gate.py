@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from allegro_simulator import answers, api, authorization, faults, limits, oauth
+from allegro_simulator import answers, api, authorization, extras_api, faults, limits, oauth
 from allegro_simulator import state as world_state
 from allegro_simulator.api import Distortion
 from allegro_simulator.faults import Planned
@@ -58,7 +58,7 @@ def _distortion(planned: Planned) -> Distortion:
     if planned.kind == "ignored_filter":
         return Distortion(ignored=frozenset(params.get("names", ())))
     if planned.kind == "shifted_page":
-        return Distortion(shift=int(params.get("by", 1)))
+        return Distortion(shift=int(params.get("by", 1)), total_delta=int(params.get("delta", 0)))
     return Distortion()
 
 
@@ -81,11 +81,29 @@ def _processed(state: State, request: Request, caller: _Caller, wrong: Distortio
     grant = _consent(state, _bearer(request))
     if isinstance(grant, Response):
         return grant
-    if refused := api.refusal(state, request):
+    if refused := api.refusal(state, request) or _denial(state, request.path, grant):
         return refused
-    if api.scope_of(request.path) not in grant.scopes:
-        return answers.access_denied()
     return api.resource(state, state.sellers[grant.seller_id], request, wrong, noted=noted)
+
+
+def _denial(state: State, path: str, grant: Grant) -> Response | None:
+    """403 without the scope, 429 where a resource with a limit of its own is asked too often."""
+    if api.scope_of(path) not in grant.scopes:
+        return answers.access_denied()
+    return answers.resource_limited() if _is_crowded(state, path, grant) else None
+
+
+def _is_crowded(state: State, path: str, grant: Grant) -> bool:
+    """Whether this user or this client id asks a resource that has a limit of its own too often."""
+    kind = api.path_class(path)
+    per_user, per_client = extras_api.PER_SECOND.get(kind, (None, None))
+    if not state.resource_limits or per_client is None:
+        return False
+    now = world_state.now_seconds(state)
+    is_crowded = limits.is_crowded(state.ledger, (kind, grant.client_id), now, per_client)
+    if per_user is not None:
+        is_crowded |= limits.is_crowded(state.ledger, (kind, grant.client_id, grant.seller_id), now, per_user)
+    return is_crowded
 
 
 def _consent(state: State, token: str | None) -> Grant | Response:

@@ -4,7 +4,7 @@ import json
 import random
 from dataclasses import replace
 
-from allegro_simulator import generation, journal, orders, shelf, templates, times
+from allegro_simulator import extras, generation, journal, orders, shelf, templates, times
 from allegro_simulator.journal import Event
 from allegro_simulator.orders import Order
 from allegro_simulator.state import NotPossibleError, Seller, State, admit, form, now_ms, now_us, seller
@@ -85,11 +85,20 @@ def modifies_address(state: State, form_id: str, *, silently: bool = False) -> N
     _tell(state, order, "BUYER_MODIFIED", silently=silently)
 
 
+def plants(state: State, form_id: str, body: bytes, *, silently: bool = False) -> None:
+    """These bytes are served as the order from now on; its events tell of it as if it were none of them."""
+    order = form(state, form_id)
+    orders.change(order, body)
+    seller(state, order.seller_id).shelf.generation += 1
+    _tell(state, order, "BUYER_MODIFIED", silently=silently)
+
+
 def ships(state: State, form_id: str, *, status: str = "SENT", silently: bool = False) -> None:
     """The fulfillment status changes; `updatedAt` and `revision` stay as they are."""
     order, document = _opened(state, form_id, {*_REACHED, "CANCELLED"})
     document["fulfillment"]["status"] = status
     if status in generation.HAS_LEFT:
+        extras.shipped(seller(state, order.seller_id).extras, order, now_ms(state))
         document["fulfillment"]["shipmentSummary"]["lineItemsSent"] = "ALL"
     order.fulfillment = status
     order.sent = document["fulfillment"]["shipmentSummary"]["lineItemsSent"]

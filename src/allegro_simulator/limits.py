@@ -1,6 +1,7 @@
 """Counts requests per client id, blocks a client that asks too often, and remembers every call."""
 
 from array import array
+from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Ledger:
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=200_000))
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     blocked_calls: int = 0
+    resources: dict[tuple[str, ...], deque[float]] = field(default_factory=dict)
 
 
 def admits(ledger: Ledger, client_id: str, now: float) -> bool:
@@ -58,9 +60,29 @@ def admits(ledger: Ledger, client_id: str, now: float) -> bool:
     return True
 
 
+def restart(ledger: Ledger, limit: int) -> None:
+    """Another limit from now on; what was counted before is forgotten, a block too. The log of calls stays."""
+    ledger.limit = limit
+    ledger.clients.clear()
+
+
+def is_crowded(ledger: Ledger, key: tuple[str, ...], now: float, per_second: int) -> bool:
+    """Whether this request is one too many within a second; it counts all the same."""
+    recent = ledger.resources.setdefault(key, deque())
+    recent.append(now)
+    while recent[0] <= now - 1:
+        recent.popleft()
+    return len(recent) > per_second
+
+
 def record(ledger: Ledger, call: Call) -> None:
     ledger.calls.append(call)
     ledger.counts[call.path, call.status] += 1
+
+
+def counted(ledger: Ledger, since: float, until: float) -> int:
+    """How many requests counted against the limit from `since` to before `until`."""
+    return sum(bisect_left(one.times, until) - bisect_left(one.times, since) for one in ledger.clients.values())
 
 
 def worst_window(ledger: Ledger, seconds: float) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from allegro_simulator import shelf, times
+from allegro_simulator import extras, shelf, times
+from allegro_simulator.extras import Drawer, Extra
 from allegro_simulator.faults import Switchboard
 from allegro_simulator.journal import Desk, Journal
 from allegro_simulator.limits import Ledger
@@ -33,6 +34,7 @@ class Seller:
     marketplace: str = "allegro-pl"
     shelf: Shelf = field(default_factory=Shelf, repr=False)
     journal: Journal = field(default_factory=Journal, repr=False)
+    extras: Drawer = field(default_factory=extras.drawer, repr=False)
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class State:
     check_user_agent: bool
     base_url: str
     auto_approve: bool
+    resource_limits: bool = True
     board: Switchboard = field(default_factory=Switchboard)
     desk: Desk = field(default_factory=Desk)
     sellers: dict[str, Seller] = field(default_factory=dict)
@@ -71,6 +74,14 @@ def form(state: State, form_id: str) -> Order:
         return state.forms[form_id]
     except KeyError:
         raise UnknownInSimulatorError(f"no checkout form {form_id}") from None
+
+
+def document(state: State, kind: str, extra_id: str) -> Extra:
+    """The return or refund with this id, whoever sold."""
+    for account in state.sellers.values():
+        if found := account.extras[kind].get(extra_id):
+            return found
+    raise UnknownInSimulatorError(f"no {kind} {extra_id}")
 
 
 def admit(state: State, account: Seller, order: Order) -> None:

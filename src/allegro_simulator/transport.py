@@ -31,21 +31,25 @@ class WorldTransport(httpx.BaseTransport):
 
 
 def linked_client(
-    world: World, seller_id: str, *, user_agent: str = "simulator-client/1.0 (+https://shop.example/info)"
+    world: World,
+    seller_id: str,
+    *,
+    user_agent: str = "simulator-client/1.0 (+https://shop.example/info)",
+    scope: str = "",
 ) -> httpx.Client:
     """A client with an access token of this seller and the right headers; its requests go through WorldTransport."""
     headers = {
-        "authorization": f"Bearer {_access_token(world, seller_id)}",
+        "authorization": f"Bearer {_access_token(world, seller_id, scope)}",
         "accept": "application/vnd.allegro.public.v1+json",
         "user-agent": user_agent,
     }
     return httpx.Client(transport=WorldTransport(world), base_url=world.base_url, headers=headers)
 
 
-def _access_token(world: World, seller_id: str) -> str:
+def _access_token(world: World, seller_id: str, scope: str) -> str:
     secrets = (world.client_id, world.client_secret)
     with httpx.Client(transport=WorldTransport(world), base_url=world.base_url, auth=secrets) as client:
-        asked = client.post("/auth/oauth/device", data={"client_id": world.client_id})
+        asked = client.post("/auth/oauth/device", data={"client_id": world.client_id, "scope": scope})
         device = asked.raise_for_status().json()
         if any(waiting["user_code"] == device["user_code"] for waiting in world.devices()):
             world.approves(device["user_code"], seller_id)

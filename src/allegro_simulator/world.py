@@ -9,6 +9,7 @@ from typing import Any
 
 from allegro_simulator import (
     control,
+    extras,
     faults,
     gate,
     generation,
@@ -23,13 +24,15 @@ from allegro_simulator import (
 )
 from allegro_simulator import state as world_state
 from allegro_simulator.authorization import VERIFICATION
+from allegro_simulator.extras import Drawer
 from allegro_simulator.http import Request, Response
 from allegro_simulator.journal import JournalEvent
 from allegro_simulator.limits import Call, Ledger
 from allegro_simulator.oauth import Refreshed, Registry
+from allegro_simulator.orders import Order
 from allegro_simulator.state import NotPossibleError, Seller, State, UnknownInSimulatorError
 
-__all__ = ["NotPossibleError", "Seller", "Truth", "UnknownInSimulatorError", "World"]
+__all__ = ["ExtraTruth", "NotPossibleError", "Seller", "Truth", "UnknownInSimulatorError", "World"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class Truth:
     gone: bool
     superseded_by: str | None
     hidden: bool
+    served: list[str]
+    versions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraTruth:
+    """What is true of one document beside an order; fields as in Truth."""
+
+    order_id: str
+    current: bytes
     served: list[str]
     versions: list[str]
 
@@ -68,6 +81,7 @@ class World:
         event_lag: float = 0.0,
         check_user_agent: bool = True,
         base_url: str = "http://127.0.0.1:8090",
+        resource_limits: bool = True,
     ) -> None:
         draw = random.Random(seed)
         self._lock = threading.RLock()
@@ -90,6 +104,7 @@ class World:
             check_user_agent=check_user_agent,
             base_url=base_url,
             auto_approve=device_auto_approve,
+            resource_limits=resource_limits,
         )
         self._state.desk.lag_us = int(event_lag * 1_000_000)
 
@@ -150,6 +165,7 @@ class World:
             state.by_seller[account.id] = made[:]
             state.forms.update((order.id, order) for order in made)
             shelf.fill(account.shelf, made)
+            extras.past(account.extras, made, now)
             journal.fill(state.desk, account.journal, generation.past_events(made, seed=chosen, now=now))
             return account
 
@@ -200,6 +216,11 @@ class World:
         with self._lock:
             happenings.surcharges(self._state, form, silently=silently)
 
+    def plants(self, form: str, body: bytes, *, silently: bool = False) -> None:
+        """These bytes, whatever they are, become the document of an order; its place in lists stays."""
+        with self._lock:
+            happenings.plants(self._state, form, body, silently=silently)
+
     def merges(self, form_a: str, form_b: str, *, silently: bool = False) -> str:
         with self._lock:
             return happenings.merges(self._state, form_a, form_b, silently=silently)
@@ -208,6 +229,53 @@ class World:
         """`n` new orders, bought, filled in and paid."""
         with self._lock:
             return happenings.grows(self._state, seller_id, n)
+
+    # -- what belongs to orders; no event tells of it ---------------------------------------------
+
+    def changes_tracking(self, form: str) -> None:
+        with self._lock:
+            extras.changes_tracking(*self._drawer(form), world_state.now_ms(self._state))
+
+    def adds_invoice(self, form: str) -> None:
+        with self._lock:
+            extras.adds_invoice(*self._drawer(form), world_state.now_ms(self._state))
+
+    def returns(self, form: str) -> str:
+        """The buyer sends it back; the return's id."""
+        with self._lock:
+            return extras.comes_back(*self._drawer(form), world_state.now_ms(self._state)).id
+
+    def advances_return(self, return_id: str) -> None:
+        with self._lock:
+            extras.goes_on(world_state.document(self._state, "returns", return_id))
+
+    def refunds(self, form: str) -> str:
+        """Money goes back; the refund's id."""
+        with self._lock:
+            return extras.refunded(*self._drawer(form), world_state.now_ms(self._state)).id
+
+    def settles_refund(self, refund_id: str) -> None:
+        with self._lock:
+            extras.settles(world_state.document(self._state, "refunds", refund_id))
+
+    def writes_extra(self, seller_id: str, kind: str, extra_id: str, body: bytes) -> None:
+        """Any bytes at all in the place of a document that is there already."""
+        with self._lock:
+            extras.write(world_state.seller(self._state, seller_id).extras[kind][extra_id], body)
+
+    def extras_truth(self, seller_id: str) -> dict[tuple[str, str], ExtraTruth]:
+        """Every document that was ever asked for or that happened, by kind and id."""
+        with self._lock:
+            found = world_state.seller(self._state, seller_id).extras.values()
+            return {
+                (one.kind, one.id): ExtraTruth(one.order.id, one.body, list(one.served), list(one.versions))
+                for of_kind in found
+                for one in of_kind.values()
+            }
+
+    def _drawer(self, form: str) -> tuple[Drawer, Order]:
+        order = world_state.form(self._state, form)
+        return world_state.seller(self._state, order.seller_id).extras, order
 
     # -- the journal ------------------------------------------------------------------------------
 
@@ -231,6 +299,12 @@ class World:
     def replays_late(self, seller_id: str) -> list[str]:
         """Another word for restores_lost_events."""
         return self.restores_lost_events(seller_id)
+
+    def plants_event(self, seller_id: str, body: bytes) -> None:
+        """These bytes, whatever they are, become the newest event of the journal."""
+        with self._lock:
+            account = world_state.seller(self._state, seller_id)
+            journal.plant(self._state.desk, account.journal, body, world_state.now_us(self._state))
 
     def reorders(self, seller_id: str) -> str:
         """A whole purchase whose events enter the journal shuffled; the form id."""
@@ -305,6 +379,11 @@ class World:
         with self._lock:
             self._state.board.down_status = None
 
+    def limits(self, per_minute: int) -> None:
+        """So many requests of a client id are admitted in any 60 s from now on; earlier ones do not count."""
+        with self._lock:
+            limits.restart(self._state.ledger, int(per_minute))
+
     # -- truth ------------------------------------------------------------------------------------
 
     def truth(self, seller_id: str) -> dict[str, Truth]:
@@ -362,6 +441,11 @@ class World:
         """Every attempt to refresh."""
         with self._lock:
             return list(self._state.registry.log)
+
+    def counted(self, since: float, until: float) -> int:
+        """How many requests counted against the limit between two moments, in seconds since 1970."""
+        with self._lock:
+            return limits.counted(self._state.ledger, float(since), float(until))
 
     def worst_window(self, seconds: float = 60) -> int:
         """The most requests of one client id in any `seconds`."""

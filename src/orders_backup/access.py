@@ -14,11 +14,14 @@ import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orders_backup.errors import (
+    ConflictError,
     InvalidRequestError,
     MissingScopeError,
     NotAuthenticatedError,
@@ -79,6 +82,22 @@ class Key:
     last_used_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The key after which a list goes on."""
+
+    created_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    id: Annotated[str, msgspec.Meta(max_length=12)]
+
+
+_COLUMNS = [api_keys.c[name] for name in Key.__dataclass_fields__]
+
+
+def _seen(seen_by: uuid.UUID | None) -> list[sa.ColumnElement[bool]]:
+    """The keys that a caller bound to a user may know of: that user's."""
+    return [] if seen_by is None else [api_keys.c.user_id == seen_by]
+
+
 def create_key(
     tx: Connection,
     *,
@@ -109,19 +128,52 @@ def create_key(
     return body + _checksum(body)
 
 
-def list_keys(tx: Connection) -> list[Key]:
-    """Every key that was ever made, oldest first."""
-    columns = [api_keys.c[name] for name in Key.__dataclass_fields__]
-    rows = tx.execute(sa.select(*columns).order_by(api_keys.c.created_at, api_keys.c.id))
-    return [Key(**row) for row in rows.mappings()]
+def list_keys(
+    tx: Connection, *, seen_by: uuid.UUID | None = None, after: Position | None = None, limit: int | None = None
+) -> list[Key]:
+    """Keys that were ever made, oldest first; those of one user where the caller is bound to one."""
+    query = sa.select(*_COLUMNS).where(*_seen(seen_by)).order_by(api_keys.c.created_at, api_keys.c.id).limit(limit)
+    if after is not None:
+        key = sa.tuple_(api_keys.c.created_at, api_keys.c.id)
+        query = query.where(key > sa.tuple_(sa.literal(after.created_at), sa.literal(after.id)))
+    return [Key(**row) for row in tx.execute(query).mappings()]
 
 
-def revoke_key(tx: Connection, key_id: str) -> None:
+def get_key(tx: Connection, key_id: str, *, seen_by: uuid.UUID | None = None) -> Key:
+    """One key. Raises NotFoundError."""
+    row = tx.execute(sa.select(*_COLUMNS).where(api_keys.c.id == key_id, *_seen(seen_by))).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(f"There is no API key {key_id!r}.")
+    return Key(**row)
+
+
+def rotate_key(tx: Connection, key_id: str, *, overlap: timedelta, seen_by: uuid.UUID | None = None) -> str:
+    """A new key with the rights of an old one, which works for `overlap` longer, so that nobody stands outside.
+
+    Raises NotFoundError, and ConflictError where the old one is no longer in force.
+    """
+    get_key(tx, key_id, seen_by=seen_by)
+    now = sa.func.clock_timestamp()
+    expires_at = api_keys.c.expires_at
+    in_force = api_keys.c.revoked_at.is_(None) & (expires_at.is_(None) | (expires_at > now))
+    statement = sa.update(api_keys).values(expires_at=sa.func.least(expires_at, now + overlap))
+    old = tx.execute(statement.where(api_keys.c.id == key_id, in_force).returning(*_COLUMNS)).one_or_none()
+    if old is None:
+        raise ConflictError(f"The API key {key_id!r} is revoked or expired; make a new one.")
+    return create_key(tx, name=old.name, scopes=old.scopes, user_id=old.user_id)
+
+
+def revoke_key(tx: Connection, key_id: str, *, seen_by: uuid.UUID | None = None) -> None:
     """The key is refused from now on; revoking it again changes nothing. Raises NotFoundError."""
     revoked_at = sa.func.coalesce(api_keys.c.revoked_at, sa.func.clock_timestamp())
-    found = tx.execute(sa.update(api_keys).values(revoked_at=revoked_at).where(api_keys.c.id == key_id))
-    if found.rowcount != 1:
+    statement = sa.update(api_keys).values(revoked_at=revoked_at).where(api_keys.c.id == key_id, *_seen(seen_by))
+    if tx.execute(statement).rowcount != 1:
         raise NotFoundError(f"There is no API key {key_id!r}.")
+
+
+def id_of(key: str) -> str:
+    """The id in a whole key."""
+    return key.split("_")[2]
 
 
 def authenticate(tx: Connection, presented: str, *, now: datetime) -> Caller:

@@ -21,15 +21,19 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orders_backup import db as database
-from orders_backup import log, problems, rest, roster, settings
+from orders_backup import keys, log, problems, rest, roster, settings
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import http as accounts
 from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
 from orders_backup.sync import http as sync
+from orders_backup.sync import set_aside_http as set_aside
 
 MAX_BODY_BYTES = 1024 * 1024
+ROOMS = (accounts, sync, set_aside, orders, extras, keys)
+"""The modules whose routes are mounted."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""
 WORKERS_ANSWER_WITHIN = 60.0
@@ -51,7 +55,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Observed)
     problems.install(app)
-    for room in (accounts, sync, orders):
+    for room in ROOMS:
         app.include_router(room.router)
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):

@@ -1,9 +1,10 @@
 """The bell: the Celery app as it must be set, and the check that refuses it otherwise. Rings nothing by itself.
 
-What each setting prevents is told in docs/decisions/0009-celery-settings.md. Waiting is PostgreSQL's business, so a
+What each setting prevents is told in docs/decisions/0010-celery.md. Waiting is PostgreSQL's business, so a
 message that asks for a later moment is refused where it is sent.
 """
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -15,6 +16,7 @@ import structlog
 from celery import Celery
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.consumer import STOP_CONDITIONS
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError as KombuError
 
@@ -25,13 +27,17 @@ QUEUE = "orders-backup"
 DEAD = "orders-backup.dead"
 """RabbitMQ only: where a message goes that was given back too often. For a person to look at; bounded."""
 
-LONGEST_TASK = timedelta(seconds=60)
-"""A slice of 20 s and the calls that were on their way when it ended."""
+LONGEST_TASK = timedelta(minutes=3)
+"""A turn of two minutes, its last slice, and the calls that were on their way when that ended."""
 VISIBLE_AFTER = 5
 """Times the longest task: so late Valkey or Redis gives an unacknowledged message to another worker."""
 DELIVERIES = 5
 PUBLISH_WITHIN = 5
 """Seconds after which a broker that does not answer a publisher is away."""
+CLOSE_WITHIN = 1
+"""… and after which the connection to it is dropped without a farewell."""
+REFUSED_WITHIN = 1
+"""Seconds within which a refusal may mean that the connection was old, so that it is tried once more over another."""
 RECONNECT_WITHIN = 4
 """Seconds between two attempts of a worker to reach a broker that was away; Celery's own would grow to 30."""
 NEEDS = (5, 7)
@@ -53,19 +59,34 @@ class Bell(Celery):  # type: ignore[misc]
         """Raises where the broker is away, within seconds; SettingsError for a message with a moment of its own."""
         if options.get("eta") is not None or options.get("countdown") is not None:
             raise SettingsError(f"The task {name} was sent with an ETA or countdown. Set due_at in PostgreSQL instead.")
-        try:
-            return self._send_now(name, args, options)
-        except AWAY as error:  # perhaps only the connection was old: the broker restarted since
-            if isinstance(error.__cause__, TimeoutError):
-                raise
-            return self._send_now(name, args, options)
-
-    def _send_now(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         once = {"retry": False, "confirm_timeout": PUBLISH_WITHIN, "ignore_result": True}
+        send = super().send_task
+        return self._with_producer(lambda producer: send(name, *args, **(once | options), producer=producer))
+
+    def reach(self) -> None:
+        """Raises where the broker does not answer, within seconds: better before work counts as told than after."""
+        queue = next(one for one in self.conf.task_queues if one.name == QUEUE)
+        self._with_producer(lambda producer: queue(producer.channel).declare())
+
+    def _with_producer(self, act: Callable[[Any], Any]) -> Any:
+        began = time.monotonic()
+        try:
+            return self._once(act)
+        except AWAY:
+            if time.monotonic() - began > REFUSED_WITHIN:
+                raise
+            return self._once(act)  # perhaps only the connection was old: the broker restarted since
+
+    def _once(self, act: Callable[[Any], Any]) -> Any:
         with self.producer_or_acquire() as producer:
-            _ = producer.connection.default_channel  # connects, or raises
-            bound_open_broker_sockets(producer.connection, PUBLISH_WITHIN)  # closing would wait for ever, too
-            return super().send_task(name, *args, **(once | options), producer=producer)
+            connection = producer.connection
+            try:
+                _ = connection.default_channel  # connects, or raises
+                bound_open_broker_sockets(connection, PUBLISH_WITHIN)
+                return act(producer)
+            except (*AWAY, *connection.connection_errors, *connection.channel_errors) as error:
+                bound_open_broker_sockets(connection, CLOSE_WITHIN)
+                raise KombuError(type(error).__name__) from error
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """Without heartbeats: nobody sends them while a publisher is idle, and RabbitMQ would hang up."""
@@ -73,7 +94,7 @@ class Bell(Celery):  # type: ignore[misc]
 
 
 class Listener(Consumer):  # type: ignore[misc]
-    """Celery's consumer without the 28 queues of delayed delivery, and quick to come back to its broker."""
+    """Celery's consumer without the 28 queues of delayed delivery; it comes back to its broker quickly, and always."""
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         """The same steps but one."""
@@ -83,6 +104,23 @@ class Listener(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.app.listener = self
+
+    def start(self) -> None:
+        """Until the worker is to stop. Celery's own ends where closing a connection that is lost already fails."""
+        while self.blueprint.state not in STOP_CONDITIONS:
+            try:
+                super().start()
+            except Exception as error:
+                logger.warning("consumer_failed", error=type(error).__name__, exc_info=True)
+                self._let_go()
+                time.sleep(1)
+
+    def _let_go(self) -> None:
+        """What Celery does itself before it connects again."""
+        self.connection = None
+        self.on_close()
+        self._cancel_connection_timer_entries()
+        self.blueprint.restart(self)
 
     def hears_work(self) -> bool:
         """Whether the queue of all work is among those that are consumed."""
@@ -96,7 +134,7 @@ class Listener(Consumer):  # type: ignore[misc]
         return super().ensure_connected(conn)
 
 
-def celery_app(config: Settings) -> Celery:
+def celery_app(config: Settings) -> Bell:
     """The app as producer and consumer need it."""
     app = Bell("orders_backup", broker=config.broker_url, set_as_current=False)
     amqp = is_amqp(config.broker_url)
@@ -117,11 +155,13 @@ def celery_app(config: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_soft_shutdown_timeout=10,
+        worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_eta_task_limit=10,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_connection_timeout=PUBLISH_WITHIN,
         broker_heartbeat=10,
         broker_pool_acquire_timeout=10,
@@ -234,6 +274,10 @@ _ALWAYS: tuple[Rule, ...] = (
     (
         lambda conf: bool(conf.beat_schedule) or not conf.worker_eta_task_limit,
         "ETA and beat must not be used, and worker_eta_task_limit be set: what waits belongs into PostgreSQL.",
+    ),
+    (
+        lambda conf: conf.worker_enable_remote_control or not conf.broker_channel_error_retry,
+        "worker_enable_remote_control must be off, broker_channel_error_retry on: a broker's restart ends the worker.",
     ),
     (
         lambda conf: conf.worker_consumer != "orders_backup.bell:Listener",

@@ -2,11 +2,10 @@
 
 Threads of a worker share its broker connection: one may be deaf while the process lives. What proves a worker is
 therefore a message that came through, and not a pid. Deafness is judged here, in memory and without PostgreSQL, so
-that a database that is away ends nobody; the table `workers` is only told.
+that a database that is away ends nobody; PostgreSQL is only told.
 """
 
 import os
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ FIRST = 1.0
 DEAF_AFTER = 30.0
 """Seconds in which canaries were sent, hands were free, and nothing was heard."""
 STUCK_AFTER = 300.0
-"""Seconds after which a task does not end any more; as late as the broker gives its message to somebody else."""
+"""Seconds after which a task does not end any more."""
 QUEUE_LIVES = 600
 """Seconds after which the broker forgets the queue of a worker that is gone."""
 
@@ -126,7 +125,7 @@ def sing(app: Bell, queue: Queue, hearing: Hearing) -> None:
 
 
 def start_singing(app: Bell, queue: Queue, hearing: Hearing, runtime: Runtime) -> None:
-    """A thread that sends canaries and reports to `workers`, and may have to wait for either."""
+    """A thread that sends canaries and reports to PostgreSQL, and may have to wait for either."""
     name = queue.name.rpartition(".canary.")[2]
 
     def keep_singing() -> None:
@@ -155,6 +154,6 @@ def report(runtime: Runtime, name: str, hearing: Hearing) -> None:
     done_ago = None if hearing.heard_at is None else now - hearing.heard_at
     try:
         with database.transaction(runtime.db) as tx:
-            roster.put(tx, Report(name, socket.gethostname(), sent_ago, done_ago))
+            roster.put(tx, Report(name, hearing.hands, sent_ago, done_ago))
     except DatabaseUnavailableError:
         logger.info("report_failed")

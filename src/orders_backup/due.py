@@ -5,6 +5,7 @@ later gets a higher one, and `fence` makes the earlier holder's transaction fail
 Times are the database's clock throughout.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,10 +32,19 @@ class Lease:
     failures: int
 
 
-def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN_AFTER, limit: int = 200) -> list[Key]:
+def ring(
+    tx: Connection,
+    table: sa.Table,
+    *,
+    again_after: timedelta = RING_AGAIN_AFTER,
+    limit: int = 200,
+    only: Sequence[sa.ColumnElement[bool]] = (),
+    first: Sequence[sa.ColumnElement[Any]] = (),
+) -> list[Key]:
     """The keys of work that is due, unclaimed and not yet told to anyone; they count as told from now on.
 
-    Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out.
+    Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out. The
+    longest due comes first, after what `first` puts before it; `only` leaves out the rest.
     """
     now = sa.func.clock_timestamp()
     keys = list(table.primary_key.columns)
@@ -48,8 +58,9 @@ def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN
                 table.c.rung_at < now - again_after,
                 table.c.rung_at < table.c.leased_until,
             ),
+            *only,
         )
-        .order_by(table.c.due_at)
+        .order_by(*first, table.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")
@@ -58,6 +69,25 @@ def ring(tx: Connection, table: sa.Table, *, again_after: timedelta = RING_AGAIN
         sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
     )
     return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
+
+
+def unring(tx: Connection, table: sa.Table, keys: Sequence[Key]) -> None:
+    """Nobody was told of these after all; they are rung for again at once."""
+    columns = list(table.primary_key.columns)
+    unsent = [tuple(key[column.name] for column in columns) for key in keys]
+    tx.execute(sa.update(table).values(rung_at=None).where(sa.tuple_(*columns).in_(unsent)))
+
+
+def told(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a worker was told of this work, and none has claimed it yet: its message is on the way."""
+    now = sa.func.clock_timestamp()
+    unclaimed = sa.or_(table.c.leased_until.is_(None), table.c.leased_until < table.c.rung_at)
+    return sa.and_(table.c.due_at <= now, table.c.rung_at >= now - RING_AGAIN_AFTER, unclaimed)
+
+
+def held(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a worker holds this work."""
+    return sa.func.coalesce(table.c.leased_until >= sa.func.clock_timestamp(), sa.false())
 
 
 def claim(tx: Connection, table: sa.Table, key: Key, *, lease: timedelta) -> Lease | None:

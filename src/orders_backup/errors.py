@@ -97,6 +97,14 @@ class DatabaseUnavailableError(OrdersBackupError):
     title = "Database unavailable"
 
 
+class StorageUnavailableError(OrdersBackupError):
+    """The object storage does not answer, or refuses us; what was to be put there waits on the disk."""
+
+    code = "storage_unavailable"
+    status = 503
+    title = "Object storage unavailable"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 
@@ -111,6 +119,14 @@ class LeaseLostError(OrdersBackupError):
     code = "lease_lost"
     status = 409
     title = "Lease lost"
+
+
+class SyncStoppedError(OrdersBackupError):
+    """The account was paused or disconnected while its sync was running; it goes on where it was, once it may."""
+
+    code = "sync_stopped"
+    status = 409
+    title = "The sync was stopped"
 
 
 class BudgetExhaustedError(OrdersBackupError):
@@ -198,6 +214,21 @@ class AllegroAnswerError(AllegroUnavailableError):
     code = "allegro_answer"
     status = 502
     title = "Allegro's answer cannot be read"
+
+
+class AllegroUnreadableError(AllegroAnswerError):
+    """200 and JSON by its headers, but larger than we take or broken inside, perhaps by one order of many.
+
+    `body`: what arrived, or its beginning where it was too large.
+    """
+
+    code = "allegro_unreadable"
+    status = 502
+    title = "Allegro's answer is too large or broken"
+
+    def __init__(self, detail: str, body: bytes, *, http_status: int | None = None) -> None:
+        super().__init__(detail, http_status=http_status)
+        self.body = body
 
 
 class TokenRefusedError(AllegroError):

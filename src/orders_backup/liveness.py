@@ -13,6 +13,10 @@ from pathlib import Path
 import structlog
 
 LOOK_EVERY = 2.0
+STOOD_STILL = 10.0
+"""Seconds without a look after which a process knows that it was frozen itself, or its machine asleep."""
+PATIENCE = 30.0
+"""Seconds for which it then judges nothing: what came meanwhile was not looked at yet."""
 STOP_WITHIN = 10.0
 """Seconds that work gets to end at its next page, when its process has to end."""
 FAREWELL_WITHIN = 3.0
@@ -24,11 +28,27 @@ EX_CONFIG = 78
 logger = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class Lookout:
+    """Asks for the verdict on the monotonic clock, which goes on while a process is frozen."""
+
+    verdict: Callable[[float], str | None]
+    looked_at: float | None = None
+    patient_until: float = 0.0
+
+    def look(self, now: float) -> str | None:
+        if self.looked_at is not None and now - self.looked_at > STOOD_STILL:
+            self.patient_until = now + PATIENCE
+        self.looked_at = now
+        return None if now < self.patient_until else self.verdict(now)
+
+
 def start_looking(verdict: Callable[[float], str | None], *, pulse: Path | None, leave: Callable[[str], None]) -> None:
     """A thread that never waits for anybody: touches `pulse`, and leaves when `verdict` says why."""
+    lookout = Lookout(verdict)
 
     def keep_looking() -> None:
-        while not (reason := verdict(time.monotonic())):
+        while not (reason := lookout.look(time.monotonic())):
             beat(pulse)
             time.sleep(LOOK_EVERY)
         leave(reason)

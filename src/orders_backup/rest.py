@@ -22,6 +22,8 @@ from orders_backup.runtime import Runtime
 T = TypeVar("T")
 
 V1 = "/api/v1"
+NOT_STORED = {"Cache-Control": "no-store"}
+"""Of answers that tell a secret."""
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _DIGEST_BYTES = 6

@@ -7,17 +7,20 @@ import httpx
 from sqlalchemy.engine import Engine
 
 from orders_backup import db as database
+from orders_backup import store as stores
 from orders_backup import vault as vaults
 from orders_backup.allegro import client, oauth
 from orders_backup.codec import Codec
+from orders_backup.drift import Drift
 from orders_backup.errors import SettingsError
+from orders_backup.latency import Latencies
 from orders_backup.settings import Settings, parse_keys
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a process works with. `clock` runs with the database's time once a claim has set it; `stopping` is set
-    when the process is asked to end, and jobs stop at their next page."""
+    """What a process works with. `clock` runs with the database's time once a claim has set it; `store` is None
+    where no bucket is set; jobs stop at their next page once `stopping` is set."""
 
     settings: Settings
     db: Engine
@@ -26,6 +29,9 @@ class Runtime:
     clock: database.Clock
     allegro: client.Client
     oauth: oauth.OAuth
+    store: stores.Store | None
+    latencies: Latencies = field(default_factory=Latencies)
+    drift: Drift = field(default_factory=Drift)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
@@ -59,4 +65,19 @@ def build(settings: Settings, *, pool_size: int = 10, transport: httpx.BaseTrans
             settings.allegro_user_agent,
             transport=transport,
         ),
+        store=_store(settings),
+    )
+
+
+def _store(settings: Settings) -> stores.Store | None:
+    if not settings.s3_bucket:
+        return None
+    return stores.connect(
+        settings.s3_bucket,
+        prefix=settings.s3_prefix,
+        endpoint_url=settings.s3_endpoint_url,
+        region=settings.aws_region,
+        access_key_id=settings.aws_access_key_id,
+        secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+        session_token=settings.aws_session_token.get_secret_value(),
     )

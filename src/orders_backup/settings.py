@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -32,8 +33,8 @@ HOSTS = {
 OWN_PREFIXES = ("ALLEGRO_", "RATE_LIMIT_")
 """Environment variables with these prefixes are ours alone, so an unknown one is a typing error."""
 
-RESERVED = ("S3_BUCKET", "S3_ENDPOINT_URL", "S3_PREFIX", "ALERT_URLS")
-"""Names that stand for things to come, and those of AWS, may be in `.env` already; nothing reads them yet."""
+RESERVED = ("ALERT_URLS",)
+"""Names that stand for things to come may be in `.env` already, and so may AWS's own; we read those four below."""
 
 MOST_SECONDS = 1e9
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -71,8 +72,19 @@ class Settings(BaseModel):
 
     encryption_keys: SecretStr = SecretStr("")
 
+    s3_bucket: str = ""
+    s3_endpoint_url: str = ""
+    s3_prefix: str = "orders-backup"
+    aws_region: str = ""
+    aws_access_key_id: str = ""
+    aws_secret_access_key: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    aws_session_token: SecretStr = SecretStr("")
+
     events_interval: Duration = timedelta(seconds=150)
+    events_interval_shortest: Duration | None = None
+    events_interval_longest: Duration | None = None
     sync_interval: Duration = timedelta(hours=6)
+    sweep_interval: Duration = timedelta(hours=1)
     device_flow_timeout: Duration = timedelta(hours=1)
     lease: Duration = timedelta(seconds=45)
 
@@ -81,6 +93,8 @@ class Settings(BaseModel):
     rate_limit_orders: int = 100
     rate_limit_events: int = 60
     rate_limit_auth: int = 10
+    calls_in_flight: int = 4
+    rate_limit_extras: int = 750
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -92,7 +106,38 @@ class Settings(BaseModel):
             raise ValueError("must look like Name/1.0 (+https://your.site/about), in ASCII, without spaces in the name")
         return value
 
-    @field_validator("allegro_api_url", "allegro_auth_url")
+    @field_validator("s3_bucket")
+    @classmethod
+    def _is_a_bucket(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+            raise ValueError("must be a bucket's name: 3 to 63 small letters, digits, dots and hyphens")
+        return value
+
+    @field_validator("s3_prefix")
+    @classmethod
+    def _is_a_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?", value.strip("/")):
+            raise ValueError("must be names of letters, digits, dots, hyphens and underscores, with / between them")
+        return value.strip("/")
+
+    @field_validator("aws_region", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    @classmethod
+    def _can_stand_in_a_header(cls, value: Any, info: ValidationInfo) -> Any:
+        """Only where we use it: these variables may belong to other programs."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if info.data.get("s3_bucket") and not re.fullmatch(r"[!-~]*", text):
+            raise ValueError("must be one word of ASCII, without quotes around it")
+        return value
+
+    @field_validator("aws_secret_access_key")
+    @classmethod
+    def _belongs_to_its_key_id(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        is_half = bool(value.get_secret_value()) != bool(info.data.get("aws_access_key_id"))
+        if info.data.get("s3_bucket") and is_half:
+            raise ValueError("and AWS_ACCESS_KEY_ID belong together: set both, or none of them")
+        return value
+
+    @field_validator("allegro_api_url", "allegro_auth_url", "s3_endpoint_url")
     @classmethod
     def _is_a_web_address(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^\s/]+(/[^\s]*)?", value):
@@ -115,20 +160,40 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("events_interval", "sync_interval", "device_flow_timeout", "lease")
+    @field_validator(
+        "events_interval",
+        "events_interval_shortest",
+        "events_interval_longest",
+        "sync_interval",
+        "sweep_interval",
+        "device_flow_timeout",
+        "lease",
+    )
     @classmethod
-    def _is_positive(cls, value: timedelta) -> timedelta:
-        if value < timedelta(seconds=1):
+    def _is_positive(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(seconds=1):
             raise ValueError("must be at least 1 second")
         return value
 
     @field_validator(
-        "rate_limit_client", "rate_limit_default", "rate_limit_orders", "rate_limit_events", "rate_limit_auth"
+        "rate_limit_client",
+        "rate_limit_default",
+        "rate_limit_orders",
+        "rate_limit_events",
+        "rate_limit_auth",
+        "rate_limit_extras",
     )
     @classmethod
     def _allows_at_least_one_call(cls, value: int) -> int:
         if value < 1:
             raise ValueError("must be at least 1 request per minute")
+        return value
+
+    @field_validator("calls_in_flight")
+    @classmethod
+    def _is_a_handful(cls, value: int) -> int:
+        if not 1 <= value <= 16:
+            raise ValueError("must be 1 to 16 calls")
         return value
 
     @field_validator("rate_limit_auth")

@@ -59,11 +59,16 @@ def _claimable() -> list["sa.Column[Any]"]:
     ]
 
 
+def _acknowledged() -> list["sa.Column[Any]"]:
+    """When and why a person took note of what cannot be read; from then on it leaves no question open."""
+    return [sa.Column("acknowledged_at", Instant), sa.Column("acknowledged_reason", sa.Text)]
+
+
 def _due_index(table: str) -> sa.Index:
     return sa.Index(f"ix_{table}_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"))
 
 
-# Who: accounts/connect.py writes accounts and device_flows, accounts/tokens.py writes account_tokens
+# Who: accounts/connect.py writes accounts and device_flows, accounts/pairs.py and tokens.py write account_tokens
 
 accounts = sa.Table(
     "accounts",
@@ -78,6 +83,9 @@ accounts = sa.Table(
     sa.Column("seller_login", sa.Text),
     sa.Column("sync_interval_seconds", sa.Integer),
     sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column(
+        "extras", pg.ARRAY(sa.Text), nullable=False, server_default=sa.text("'{shipments,invoices,returns,refunds}'")
+    ),
     sa.Column("forgotten_generation", sa.BigInteger),
     _now("created_at"),
     sa.Column("connected_at", Instant),
@@ -86,6 +94,7 @@ accounts = sa.Table(
         name="status",
     ),
     sa.CheckConstraint("status <> 'active' OR seller_id IS NOT NULL", name="active_has_seller"),
+    sa.CheckConstraint("extras <@ ARRAY['shipments','invoices','returns','refunds']", name="extras"),
     sa.Index("ix_accounts_user_id", "user_id"),
     sa.Index(
         "uq_accounts_user_id_seller_id",
@@ -96,6 +105,7 @@ accounts = sa.Table(
     ),
 )
 """One connected seller of one user. `seller_id` is Allegro's numeric user id; set once, never changed.
+`extras`: what is kept beside the orders.
 `forgotten_generation`: of the tokens it had before it was disconnected, so that no generation ever comes twice."""
 
 device_flows = sa.Table(
@@ -135,7 +145,8 @@ account_tokens = sa.Table(
 """The sealed token pair. `intent_at`: a refresh was begun then and its outcome is not yet stored;
 `intent_first_at`: the first of the calls that may have used up the refresh token. `due_at`: refresh then."""
 
-# How level we are: sync/state.py writes syncs, sync_history, sync_windows and owed_orders
+# How level we are: sync/state.py writes syncs, sync_history and owed_orders, sync/evidence.py sync_windows,
+# sync/discoveries.py discoveries and warnings_given
 
 syncs = sa.Table(
     "syncs",
@@ -145,12 +156,19 @@ syncs = sa.Table(
     sa.Column("cursor", AllegroId),
     sa.Column("succeeded_at", Instant),
     sa.Column("lag_seconds", sa.Double),
+    sa.Column("event_rate", sa.Double),
+    sa.Column("event_at", Instant),
+    sa.Column("poll_seconds", sa.Double),
     *_claimable(),
-    sa.CheckConstraint("kind IN ('journal','listing')", name="kind"),
+    sa.CheckConstraint("kind IN ('journal','listing','sweep','extras')", name="kind"),
     _due_index("syncs"),
 )
-"""The two standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
-`listing` works through windows of /order/checkout-forms. `lag_seconds`: newest event's occurredAt to stored."""
+"""The standing jobs of an account: `journal` follows /order/events from `cursor` (an event id, exclusive),
+`listing` works through windows of /order/checkout-forms, `sweep` looks hourly for what the journal kept silent about;
+its `cursor` is the moment up to which `updatedAt` is swept; `extras` keeps what belongs to the orders, following our
+own change feed from `cursor` (a position and the kinds that were followed). `lag_seconds`: newest event's occurredAt to
+stored. How often the journal is polled follows from `event_rate` (events a second, of late) and `event_at` (when the
+newest came); `poll_seconds`: the interval that was chosen last."""
 
 sync_history = sa.Table(
     "sync_history",
@@ -172,11 +190,17 @@ sync_history = sa.Table(
     ),
     sa.Column("expected", sa.Integer),
     sa.Column("error", sa.Text),
-    sa.CheckConstraint("kind IN ('backfill','incremental','full','reconcile')", name="kind"),
+    sa.CheckConstraint("kind IN ('backfill','incremental','full','reconcile','sweep')", name="kind"),
     sa.CheckConstraint("status IN ('queued','running','succeeded','failed')", name="status"),
     sa.CheckConstraint("listed = inserted + updated + unchanged + set_aside + gone", name="conservation"),
     sa.Index("ix_sync_history_account_id_requested_at", "account_id", "requested_at"),
     sa.Index("ix_sync_history_open", "account_id", postgresql_where=sa.text("finished_at IS NULL")),
+    sa.Index(
+        "ix_sync_history_covering",
+        "account_id",
+        "requested_at",
+        postgresql_where=sa.text("kind IN ('backfill', 'reconcile')"),
+    ),
 )
 """One run of a sync with its counts. `expected`: how many orders Allegro says there are, once known."""
 
@@ -187,6 +211,7 @@ sync_windows = sa.Table(
     sa.Column("run_id", pg.UUID(as_uuid=True), sa.ForeignKey("sync_history.id"), primary_key=True),
     sa.Column("window_from", Instant, primary_key=True),
     sa.Column("window_to", Instant, primary_key=True),
+    sa.Column("fulfillment", sa.Text, primary_key=True, server_default=""),
     sa.Column("method", sa.Text, nullable=False),
     sa.Column("depth", sa.Integer, nullable=False, server_default="0"),
     sa.Column("status", sa.Text, nullable=False, server_default="open"),
@@ -196,6 +221,8 @@ sync_windows = sa.Table(
     sa.Column("next_offset", sa.Integer, nullable=False, server_default="0"),
     sa.Column("total_count", sa.Integer),
     sa.Column("listed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("fingerprint", sa.Numeric, nullable=False, server_default="0"),
+    sa.Column("last_order_id", AllegroId),
     sa.Column("found_missing", sa.Integer, nullable=False, server_default="0"),
     sa.Column("found_changed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("stored", sa.Integer),
@@ -203,16 +230,27 @@ sync_windows = sa.Table(
     sa.Column("superseded", sa.Integer),
     sa.Column("set_aside", sa.Integer, nullable=False, server_default="0"),
     sa.Column("unlisted", sa.Integer),
+    sa.Column("page_size", sa.Integer, nullable=False, server_default="100"),
     sa.Column("note", sa.Text),
     sa.CheckConstraint("method IN ('ids','count')", name="method"),
     sa.CheckConstraint("status IN ('open','split','verified','unstable','beyond_reach')", name="status"),
     sa.CheckConstraint(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),
+    sa.CheckConstraint("status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"),
+    sa.Index(
+        "ix_sync_windows_proven",
+        "account_id",
+        "checked_at",
+        postgresql_where=sa.text("status = 'verified' AND fulfillment = ''"),
+    ),
 )
 """A half-open window of purchase time [from, to) and what was found in it. `total_count` is Allegro's, `stored`
 ours of what Allegro lists; `set_aside`: rows without a usable id or purchase time; `unlisted`: ours that Allegro no
-longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one."""
+longer lists and that are therefore owed a reading; `depth`: how often a larger window was split to get this one;
+`page_size`: orders asked for at once, fewer around one that spoils its page. `fulfillment`: only orders of these
+fulfilment statuses, with commas between; empty: of any. `fingerprint`: the sum of the hashes of the ids listed so far;
+`last_order_id`: with which the next page has to begin."""
 
 owed_orders = sa.Table(
     "owed_orders",
@@ -228,10 +266,48 @@ owed_orders = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.Column("due_at", Instant, nullable=False),
     sa.Column("set_aside_at", Instant),
+    *_acknowledged(),
     sa.Index("ix_owed_orders_account_id_due_at", "account_id", "due_at"),
 )
 """Orders that have to be read: an event, a sweep or a merge named them. A row leaves only in the transaction
-that stores a reading requested after `owed_at`, or that records the order as gone."""
+that stores a reading requested after `owed_at`, or that records the order as gone. sync/set_aside.py writes those
+that are set aside."""
+
+discoveries = sa.Table(
+    "discoveries",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("net", sa.Text, primary_key=True),
+    sa.Column("what", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("orders", sa.Integer, nullable=False),
+    sa.CheckConstraint("net IN ('overlap','updated_sweep','open_sweep','full','certificate')", name="net"),
+    sa.CheckConstraint("what IN ('missing','changed','unlisted')", name="what"),
+    sa.CheckConstraint("orders > 0", name="orders"),
+)
+"""How many orders each net caught on a day (UTC) that the journal had let through: `missing` here, `changed` since we
+read them, or ours and `unlisted` at Allegro. Written in the transaction of the find."""
+
+warnings_given = sa.Table(
+    "warnings_given",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("code", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+)
+"""A warning of an account that was logged on this day (UTC), so that each is logged once a day."""
+worker_slots = sa.Table(
+    "worker_slots",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("slots", sa.Integer, nullable=False),
+    _now("seen_at"),
+    _now("started_at"),
+    sa.Column("canary_sent_at", Instant),
+    sa.Column("canary_done_at", Instant),
+)
+"""A worker process as it reported last, and how many pieces of work it does at once, so that no more messages are sent
+than all can soon take; roster.py writes it. Gone when it stops, or was silent for ten minutes."""
 
 request_budget = sa.Table(
     "request_budget",
@@ -239,8 +315,13 @@ request_budget = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("full_at", Instant, nullable=False),
     sa.Column("silent_until", Instant),
+    sa.Column("pace", sa.Double, nullable=False, server_default="1"),
+    sa.Column("paced_at", Instant),
+    sa.Column("own", pg.JSONB, nullable=False, server_default="{}"),
 )
-"""GCRA state per client id, route class and account; budget.py writes it, on the database's clock."""
+"""GCRA state per client id, route class and account; budget.py writes it, on the database's clock. `pace`: the share
+of the rate in force at `paced_at`, lowered after a 429 and while answers are slow; `own`: per class of work the moment
+(seconds since 1970) from which its own share gives it a request again."""
 
 # What is kept: orders/archive.py writes all of these
 
@@ -298,9 +379,11 @@ order_versions = sa.Table(
     sa.Column("sha256", sa.LargeBinary, nullable=False),
     sa.Column("dictionary_id", sa.SmallInteger),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("replaced_seen_at", Instant),
 )
 """Every version, byte for byte: `body` is zstd of the wire bytes, `sha256` and `size` are of the bytes themselves.
-`version` counts in the order of storing; `read_at` tells which moment it shows."""
+`version` counts in the order of storing; `read_at` tells which moment it shows. `replaced_seen_at`: when the version
+that this one replaced was seen last, so that a late reading from before that moment is not taken for what followed."""
 
 unreadable_orders = sa.Table(
     "unreadable_orders",
@@ -309,8 +392,14 @@ unreadable_orders = sa.Table(
     sa.Column("sha256", sa.LargeBinary, primary_key=True),
     sa.Column("read_at", Instant, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("last_read_at", Instant),
+    sa.Column("readings", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("last_error", sa.Text),
+    *_acknowledged(),
 )
-"""Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once."""
+"""Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once. `read_at`: first;
+`last_read_at`: last, where they came again, `readings` times in all. sync/set_aside.py writes the rest, and takes a
+row out when a newer program understands it."""
 
 order_changes = sa.Table(
     "order_changes",
@@ -347,6 +436,89 @@ order_events = sa.Table(
 """Allegro's journal as it came, each event once; `event_data` is zstd of its bytes.
 `processed_at`: a reading of its order requested after the event was seen has been stored."""
 
+# What belongs to orders: orders/extras.py writes the documents, sync/extras_state.py extra_kinds
+
+order_extras = sa.Table(
+    "order_extras",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("document_id", AllegroId, primary_key=True),
+    sa.Column("order_id", AllegroId),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary),
+    sa.Column("read_at", Instant),
+    sa.Column("found", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("due_at", Instant),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.Text),
+    sa.CheckConstraint("kind IN ('shipments','invoices','returns','refunds')", name="kind"),
+    sa.CheckConstraint("version = 0 OR (sha256 IS NOT NULL AND read_at IS NOT NULL)", name="read_has_bytes"),
+    sa.Index("ix_order_extras_account_id_order_id", "account_id", "order_id"),
+    sa.Index(
+        "ix_order_extras_account_id_due_at", "account_id", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")
+    ),
+)
+"""The head of every document beside an order. Shipments and invoices are one document an order, under the order's id;
+returns and refunds have ids of their own, and an `order_id` where they name one. `version` 0: to be read for the first
+time; `due_at` NULL: not to be asked for one by one (again); `found`: there was something in it."""
+
+order_extra_versions = sa.Table(
+    "order_extra_versions",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("document_id", AllegroId, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("read_at", Instant, nullable=False),
+    _now("stored_at"),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("dictionary_id", sa.SmallInteger),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Every version of such a document, byte for byte, as in order_versions."""
+
+extra_kinds = sa.Table(
+    "extra_kinds",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("off_until", Instant),
+    sa.Column("reason", sa.Text),
+    sa.Column("span", sa.Text),
+    sa.Column("since", Instant),
+    sa.Column("until", Instant),
+    sa.Column("next_offset", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("all_at", Instant),
+    sa.Column("open_at", Instant),
+    sa.Column("recent_at", Instant),
+    sa.CheckConstraint("kind IN ('shipments','invoices','returns','refunds')", name="kind"),
+    sa.CheckConstraint("span IN ('all','open','recent')", name="span"),
+)
+"""How far an account's extras of a kind are. `off_until`: not asked for until then, and why; `span` to `next_offset`:
+the listing under way; `…_at`: up to when each span was last listed to its end."""
+# What Allegro changes: drift.py writes it
+
+schema_drift = sa.Table(
+    "schema_drift",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    _now("first_seen"),
+    _now("last_seen"),
+    sa.Column("seen", sa.BigInteger, nullable=False),
+    sa.Column("example_account_id", pg.UUID(as_uuid=True)),
+    sa.Column("example_order_id", AllegroId),
+    sa.CheckConstraint(
+        "kind IN ('new_field','vanished_field','unknown_value','other_type','repeated_field')", name="kind"
+    ),
+)
+"""In what documents differ from the shape this program knows. `value`: the unknown value of an enumeration, else the
+JSON type found; never what a field holds."""
+
 # Who may call: access.py writes it
 
 api_keys = sa.Table(
@@ -363,16 +535,3 @@ api_keys = sa.Table(
     sa.Column("last_used_at", Instant),
 )
 """API keys, hashed. `user_id` NULL: the key sees every user."""
-
-# Who works: roster.py writes it
-
-workers = sa.Table(
-    "workers",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("host", sa.Text, nullable=False),
-    _now("started_at"),
-    sa.Column("canary_sent_at", Instant),
-    sa.Column("canary_done_at", Instant),
-)
-"""A worker process, as it reported last; gone when it stops, or was silent for ten minutes."""

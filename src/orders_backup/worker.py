@@ -19,32 +19,43 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
 import structlog
 from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
+from sqlalchemy.engine import Connection
 
 from orders_backup import bell, canary, due, liveness, log, roster, settings
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
-from orders_backup.accounts import connect, tokens
+from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.bell import QUEUE, celery_app
 from orders_backup.canary import Hearing
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
 from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, pull, state
+from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
 from orders_backup.tables import account_tokens, device_flows, syncs
 
-TICK_SECONDS = 1.0
-WAKE_EVERY_TICKS = 5
-STRIKE_EVERY_TICKS = 60
+TICK_SECONDS = 0.5
+AGAIN_SECONDS = 0.1
+"""After a tick that rang: workers take work quickly, and no more of it is rung for than they have slots."""
+WAKE_SECONDS = 1.0
+"""A resumed account goes on after so long."""
 TICK_WITHIN = 60.0
 """Seconds after which a tick does not end any more, and the scheduler does."""
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
+SYNCS = {
+    "journal": pull.pull,
+    "listing": backfill.work_on_listing,
+    "sweep": sweeps.sweep,
+    "extras": extras.work_on_extras,
+}
+"""What each standing job of an account does."""
 TOKENS_AGAIN_AFTER = timedelta(seconds=5)
 """A refresh that a crash interrupted has 60 seconds in all, so its bell is rung again sooner."""
 
@@ -66,7 +77,7 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 
     @task(name="sync", shared=False)
     def sync(account_id: str, kind: str) -> None:
-        work = pull.pull if kind == "journal" else backfill.work_on_listing
+        work = SYNCS[kind]
         _run(hands, "sync", {"account_id": account_id, "kind": kind}, lambda: work(runtime, UUID(account_id)))
 
 
@@ -88,18 +99,37 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
 
 
 def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
-    """Rings for everything that is due, and says how much that was. What cannot be sent is rung for again later."""
-    rung: list[tuple[str, dict[str, Any]]] = []
+    """Rings for everything that is due, and says how much that was. Raises where the broker is away."""
+    rung: list[tuple[str, due.Key]] = []
     with database.transaction(runtime.db) as tx:
+        tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
             state.wake(tx)
         for task, table in TABLES.items():
-            again_after = TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER
-            rung += [(task, key) for key in due.ring(tx, table, again_after=again_after)]
-    for task, key in rung:
+            rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
+    for place, (task, key) in enumerate(rung):
         arguments = {name: str(value) for name, value in key.items()}
-        app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)
+        try:
+            app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)
+        except bell.AWAY:
+            _unring(runtime, rung[place:])
+            raise
     return len(rung)
+
+
+def _unring(runtime: Runtime, unsent: Sequence[tuple[str, due.Key]]) -> None:
+    """Nobody was told, so it is told at once when the broker is back. A doubled message would be harmless."""
+    with database.transaction(runtime.db) as tx:
+        for task, table in TABLES.items():
+            due.unring(tx, table, [key for name, key in unsent if name == task])
+
+
+def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
+    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once."""
+    if table is syncs:
+        polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
+        return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
+    return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
 def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
@@ -111,28 +141,26 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
-    turn, checked, ended_at = 0, False, time.monotonic()
+    is_safe, pause, woken_at, ended_at = False, 0.0, -WAKE_SECONDS, time.monotonic()
 
     def verdict(now: float) -> str | None:
         return "stuck" if now - ended_at > TICK_WITHIN else None
 
     liveness.start_looking(verdict, pulse=pulse, leave=liveness.leave_at_once)
-    while not stopped.wait(TICK_SECONDS if turn else 0):
+    while not stopped.wait(pause):
+        pause, began = TICK_SECONDS, time.monotonic()
+        wake = began - woken_at >= WAKE_SECONDS
         try:
-            checked = checked or bell.check_broker(app)
-            tick(runtime, app, wake=turn % WAKE_EVERY_TICKS == 0)
-            if turn % STRIKE_EVERY_TICKS == 0:
-                _strike_silent(runtime)
+            is_safe = is_safe or bell.check_broker(app)
+            app.reach()
+            if tick(runtime, app, wake=wake):
+                pause = AGAIN_SECONDS
+            woken_at = began if wake else woken_at
         except (DatabaseUnavailableError, *bell.AWAY) as error:
             logger.warning("tick_failed", error=type(error).__name__)
-        turn, ended_at = turn + 1, time.monotonic()
+        ended_at = time.monotonic()
     runtime.close()
     logger.info("scheduler_stopped")
-
-
-def _strike_silent(runtime: Runtime) -> None:
-    with database.transaction(runtime.db) as tx:
-        roster.strike_silent(tx)
 
 
 def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None) -> None:
@@ -155,10 +183,19 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
         farewell=lambda: _leave_behind(runtime, name, hearing.working_on()),
     )
     liveness.start_looking(departure.verdict, pulse=pulse, leave=departure.leave)
+    ended = threading.Event()
+    sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
+    sweeping.start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
-    app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle"])
-    departure.farewell()
-    runtime.close()
+    try:
+        app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    finally:
+        ended.set()
+        sweeping.join(timeout=5)
+        departure.farewell()
+        runtime.close()
+    if not runtime.stopping.is_set():  # nobody asked it to: whoever started it starts another
+        sys.exit(liveness.EX_SOFTWARE)
 
 
 def _leave_behind(runtime: Runtime, name: str, undone: Sequence[tuple[str, dict[str, str]]]) -> None:

@@ -9,7 +9,7 @@ from tests.shop import Shop
 
 from orders_backup import budget
 from orders_backup import db as database
-from orders_backup.accounts import connect, spool, tokens
+from orders_backup.accounts import connect, journal, pairs, tokens
 from orders_backup.allegro import oauth
 from orders_backup.errors import (
     AllegroLimitError,
@@ -109,13 +109,12 @@ def test_a_worker_that_died_after_the_answer_leaves_the_pair_in_the_spool(shop: 
     )
     pair = oauth.refresh(shop.runtime.oauth, refresh_token)
     now = shop.runtime.clock.now()
-    sealed = tokens.seal(shop.runtime, shop.account_id, 2, pair, now=now)
-    spool.keep(shop.runtime.settings.data_dir / "spool", shop.account_id, "2", sealed)
+    sealed = pairs.seal(shop.runtime, shop.account_id, 2, pair, now=now)
+    journal.spooled(shop.runtime, shop.account_id, 2, sealed)
     before = len(shop.world.tokens)
     token = tokens.refresh(shop.runtime, shop.account_id, seen=1)
     assert token.value == pair.access_token
     assert len(shop.world.tokens) == before
-    assert spool.find(shop.runtime.settings.data_dir / "spool", shop.account_id, "2") is None
 
 
 def test_a_refused_token_is_dead_only_after_the_grace(shop: Shop) -> None:

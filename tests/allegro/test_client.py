@@ -82,8 +82,8 @@ OBSERVED: list[tuple[str, int, str, object, type[errors.AllegroError]]] = [
     ("gateway in json", 504, VND, listed("ServiceTimeoutException"), errors.AllegroUnavailableError),
     ("200 of a captcha", 200, "text/html", b"<html>are you human?", errors.AllegroAnswerError),
     ("200 without a type", 200, "", b"{}", errors.AllegroAnswerError),
-    ("200 truncated", 200, VND, b'{"checkoutForms":[', errors.AllegroAnswerError),
-    ("200 of another shape", 200, VND, {"orders": []}, errors.AllegroAnswerError),
+    ("200 truncated", 200, VND, b'{"checkoutForms":[', errors.AllegroUnreadableError),
+    ("200 of another shape", 200, VND, {"orders": []}, errors.AllegroUnreadableError),
     ("redirect", 302, "text/html", b"", errors.AllegroUnavailableError),
     ("no content", 204, "", b"", errors.AllegroUnavailableError),
 ]

@@ -1,5 +1,6 @@
 """What is picked out of Allegro's JSON: never an error because of a field, never a byte changed."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -238,9 +239,11 @@ def test_an_event_of_an_unknown_type_without_an_order_is_kept() -> None:
 
 
 @pytest.mark.parametrize("event", ["{}", '{"id":null}', '{"id":""}', '{"id":"a b"}', '{"id":[]}', "[]", "5"])
-def test_an_event_without_an_id_stops_the_page_and_not_silently(event: str) -> None:
-    with pytest.raises(AllegroAnswerError):
-        wire.event_page(b'{"events":[' + EVENT + b"," + event.encode() + b"]}")
+def test_an_event_without_an_id_is_known_by_its_bytes_and_costs_no_other(event: str) -> None:
+    first, nameless = wire.event_page(b'{"events":[' + EVENT + b"," + event.encode() + b"]}")
+    assert first.event_id == "1700000000000001"
+    assert nameless.event_id == f"sha256:{hashlib.sha256(event.encode()).hexdigest()}"
+    assert nameless.body == event.encode()
 
 
 def test_an_empty_journal_page_holds_no_events() -> None:
@@ -257,3 +260,58 @@ def test_the_newest_event_is_named_or_there_is_none(answer: str, event_id: str |
 
 def test_me_is_an_id_and_a_login() -> None:
     assert wire.seller(b'{"id":"1","login":"sklep","email":"x"}') == ("1", "sklep")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"refunds":[{"id":"a"}, {"id": "b"}],"count":2}', [b'{"id":"a"}', b'{"id": "b"}']),
+        (b'{"refunds":null}', []),
+        (b'{"refunds":[]}', []),
+        (b'{"count":1,"refunds":[{"id":"\\ud800"}]}', [b'{"id":"\\ud800"}']),
+        (b'{"refunds":[{"id":"\xff"}]}', [b'{"id":"\xff"}']),
+    ],
+)
+def test_the_elements_of_an_answer_keep_their_bytes(body: bytes, found: list[bytes]) -> None:
+    assert wire.documents(body, "refunds") == found
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{}", b'{"refunds":{}}', b'{"refunds":[{]}', b"<html>"])
+def test_an_answer_without_its_array_is_refused(body: bytes) -> None:
+    with pytest.raises(AllegroAnswerError):
+        wire.documents(body, "refunds")
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        (b'{"id":"r","orderId":"o"}', ("r", "o")),
+        (b'{"id":"r","order":{"id":"o"}}', ("r", "o")),
+        (b'{"id":"r","order":null}', ("r", None)),
+        (b'{"id":"r","orderId":{"id":"o"},"order":7}', ("r", "o")),
+        (b'{"id":"r","order":"\\u0000"}', ("r", None)),
+        (b'{"id":"\\ud800","orderId":"o"}', (None, "o")),
+        (b'{"id":"r","orderId":"o","note":"\\ud800"}', ("r", "o")),
+        (b'{"id":"r","note":"\xff"}', ("r", None)),
+        (b'{"id":"' + b"x" * 200 + b'"}', (None, None)),
+        (b"[]", (None, None)),
+        (b"\xff", (None, None)),
+    ],
+)
+def test_a_document_names_itself_and_its_order_as_far_as_it_can(body: bytes, ids: tuple[str | None, ...]) -> None:
+    assert wire.document_ids(body) == ids
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b'{"count":2,"totalCount":300}', 300),
+        (b'{"count":7}', 7),
+        (b'{"count":null}', 0),
+        (b'{"count":"x"}', 0),
+        (b"{}", 0),
+        (b"[", 0),
+    ],
+)
+def test_an_answer_says_how_many_rows_there_are(body: bytes, count: int) -> None:
+    assert wire.counted(body) == count

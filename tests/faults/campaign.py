@@ -20,12 +20,17 @@ def run(campaign: Campaign) -> None:
             nemesis.kill_in(campaign, "backfill")
         with scene.merging(campaign), scene.timed(campaign, "refresh"):
             nemesis.kill_in(campaign, "refresh")
-    campaign.world.clear_faults()
     with scene.timed(campaign, "quiet"):
-        scene.wake(campaign, campaign.sleeping)
-        _reconcile(campaign)
-        frozen_at = datetime.now(UTC)
-        scene.wait(campaign, lambda: _unquiet(campaign, frozen_at), within=scale.QUIET_WITHIN)
+        settle(campaign)
+
+
+def settle(campaign: Campaign) -> None:
+    """Nothing goes wrong and nothing happens any more: waits until every archive is level and proven."""
+    campaign.world.clear_faults()
+    scene.wake(campaign, campaign.sleeping)
+    _reconcile(campaign)
+    frozen_at = datetime.now(UTC)
+    scene.wait(campaign, lambda: _unquiet(campaign, frozen_at), within=scale.QUIET_WITHIN)
 
 
 def _unquiet(campaign: Campaign, since: datetime) -> str:

@@ -5,10 +5,10 @@ import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ import zstandard
 from sqlalchemy.engine import Connection, Row
 
 from allegro_simulator.oauth import Refreshed
-from allegro_simulator.world import Truth
+from allegro_simulator.world import Truth, World
 from orders_backup.sync import reconcile
 
 from . import scale
@@ -26,15 +26,23 @@ Key = tuple[str, str]
 """Seller and order."""
 
 
+class Span(NamedTuple):
+    """From the beginning of a fault to its end. `loses`: what was read in it may never have reached the disk."""
+
+    since: datetime
+    until: datetime
+    loses: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What Allegro knows. `killed`: the moments at which a reading may have been lost on its way to the disk."""
+    """What Allegro knows, and when a reading may have been lost on its way to the disk."""
 
     accounts: dict[str, UUID]
     truth: dict[Key, Truth]
     served_events: dict[str, set[str]]
     tokens: Sequence[Refreshed]
-    killed: Sequence[datetime]
+    lossy: Sequence[Span]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,66 @@ def violations(tx: Connection, evidence: Evidence) -> list[str]:
     ]
 
 
+def at_any_moment(tx: Connection) -> Iterator[str]:
+    """What must hold while work is under way and faults go on."""
+    query = """
+        SELECT order_id, version FROM (SELECT order_id, version, sha256, lag(sha256) OVER each AS before
+                                         FROM order_versions WINDOW each AS (PARTITION BY account_id, order_id
+                                                                             ORDER BY read_at, version)) AS v
+         WHERE sha256 = before
+    """
+    for row in tx.execute(sa.text(query)):
+        yield f"I2 {row.order_id} has version {row.version} twice in a row"
+    for row in tx.execute(sa.text("SELECT name, status, reason FROM accounts WHERE status <> 'active'")):
+        yield f"I6 {row.name} is {row.status} ({row.reason})"
+    query = "SELECT id FROM sync_history WHERE listed <> inserted + updated + unchanged + set_aside + gone"
+    for row in tx.execute(sa.text(query)):
+        yield f"runs: {row.id} does not add up"
+
+
+def limits(world: World, silences: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """I7: never more calls than the limit in any minute, and none while Allegro wants silence.
+
+    `silences`: when each began, and its seconds. Refreshes may break one: a login would be lost else.
+    """
+    if (worst := world.worst_window(60)) > scale.CLIENT_LIMIT:
+        yield f"I7 {worst} calls in a minute, and the limit is {scale.CLIENT_LIMIT}"
+    if world.blocked_calls:
+        yield f"I7 {world.blocked_calls} calls were made while the client id was blocked"
+    calls = world.calls
+    for began, seconds in silences:
+        inside = [one for one in calls if began + scale.PERMITS_LAST < one.at < began + seconds and one.seller_id]
+        if inside:
+            late = max(one.at for one in inside) - began
+            yield f"I7 {len(inside)} calls in a silence of {seconds} s, the last after {late:.1f} s"
+
+
+def resources(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
+    """I9: what a process holds does not grow with the faults it went through."""
+    for name, now in after.items():
+        grown = now - before[name]
+        may = next((most for word, most in _MAY_GROW.items() if name.endswith(word)), 0)
+        if grown > may:
+            yield f"I9 {name} grew from {before[name]} to {now}"
+
+
+_MAY_GROW = {
+    " MB": scale.MAY_GROW_MB,
+    " descriptors": scale.MAY_GROW_DESCRIPTORS,
+    " threads": scale.MAY_GROW_THREADS,
+    "connections": scale.MAY_GROW_DESCRIPTORS,
+}
+
+
+def leaks(lines: Iterable[str], secrets: Sequence[str]) -> Iterator[str]:
+    """I12: no token and no word of a buyer stands in a log. Failures nobody named stand there neither."""
+    for line in lines:
+        if any(secret in line for secret in secrets):
+            yield f"I12 a log holds what is secret: {line[:40]}…"
+        if ("task_crashed" in line or line.startswith("Traceback")) and "No space left on device" not in line:
+            yield f"logs: a failure that has no name: {line[:600]}"
+
+
 def summary(found: Sequence[str]) -> str:
     """How many of each invariant, and the first few of each."""
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -80,13 +148,13 @@ def summary(found: Sequence[str]) -> str:
 
 
 def _may_have_been_lost(key: Key, evidence: Evidence) -> bool:
-    """Whether somebody was killed while this form lived: it may have been served to him, and was merged away before
+    """Whether somebody was hit while this form lived: it may have been served to him, and was merged away before
     anybody could read it again. No program can keep what it was killed with."""
     successor = evidence.truth[key].superseded_by
     if successor is None:
         return False
     born, merged = made_at(key[1]), made_at(successor)
-    return any(born <= killed <= merged for killed in evidence.killed)
+    return any(born <= span.until and span.since <= merged for span in evidence.lossy if span.loses)
 
 
 def _archive(tx: Connection, evidence: Evidence) -> Archive:

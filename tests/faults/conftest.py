@@ -11,17 +11,18 @@ from allegro_simulator import server
 
 from . import campaign as campaigns
 from . import checks, scale, service
-from .checks import Evidence
+from .checks import Evidence, Span
 from .scene import Campaign
 from .watched import WatchedWorld
 
-_TOLD: list[str] = []
+TOLD: list[str] = []
+"""What is written below the results."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures of the campaign belong into the output, also when all went well."""
-    for line in _TOLD:
-        terminalreporter.write_line(f"kill campaign, {line}")
+    """The figures of a campaign belong into the output, also when all went well."""
+    for line in TOLD:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="package", params=scale.seeds(), ids=lambda seed: f"seed {seed}")
@@ -42,7 +43,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             campaigns.run(campaign)
             for name in ("scheduler", "worker"):
                 running.stop(name)
-            _TOLD.append(f"seed {seed}: {json.dumps(campaign.figures())}")
+            TOLD.append(f"kill campaign, seed {seed}: {json.dumps(campaign.figures())}")
             yield campaign
     except Exception as error:
         error.add_note(f"Again: KILLS={size.kills} KILL_SEED={seed} pytest tests/faults (logs: {folder}/logs)")
@@ -58,7 +59,7 @@ def evidence(finished: Campaign) -> Evidence:
         truth={(seller, form): true for seller in finished.accounts for form, true in world.truth(seller).items()},
         served_events={seller: world.served_events(seller) for seller in finished.accounts},
         tokens=list(world.tokens),
-        killed=[kill.at for kill in finished.kills if kill.victim != "scheduler"],
+        lossy=[Span(kill.at, kill.at) for kill in finished.kills if kill.victim != "scheduler"],
     )
 
 

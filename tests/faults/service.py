@@ -53,7 +53,7 @@ class Service:
         child.wait(scale.START_WITHIN)
         child.start()
         if name == "postgres":
-            self._wait_for_postgres()
+            self.wait_for_postgres()
 
     def need_all(self) -> None:
         """Raises AssertionError where somebody runs no more although nobody killed it."""
@@ -67,7 +67,7 @@ class Service:
     def log(self, name: str) -> str:
         return self.children[name].log.read_text(errors="replace")
 
-    def _wait_for_postgres(self) -> None:
+    def wait_for_postgres(self) -> None:
         """While an orphan of the killed server still holds the shared memory, a new one refuses to start."""
         child, deadline = self.children["postgres"], time.monotonic() + scale.START_WITHIN
         while time.monotonic() < deadline:

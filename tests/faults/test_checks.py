@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from allegro_simulator.oauth import Refreshed
 
 from . import checks, scale
-from .checks import Evidence
+from .checks import Evidence, Span
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -105,6 +105,15 @@ def test_a_damaged_archive_is_found_out(
     assert any(one.startswith(invariant) for one in set(checks.violations(tx, evidence)) - known)
 
 
+@pytest.mark.parametrize("name", ["a version is stored twice", "a seller has to connect again"])
+def test_the_look_between_faults_finds_it_too(tx: Connection, name: str) -> None:
+    invariant, damage = DAMAGES[name]
+    assert not list(checks.at_any_moment(tx))
+    tx.execute(sa.text(damage))
+
+    assert any(one.startswith(invariant) for one in checks.at_any_moment(tx))
+
+
 def test_a_refused_refresh_is_found_out(tx: Connection, evidence: Evidence) -> None:
     refused = Refreshed(0.0, next(iter(evidence.accounts)), 1, in_grace=False, outcome="invalid_grant")
 
@@ -135,6 +144,7 @@ def test_a_lost_order_is_excused_only_by_a_kill_during_its_short_life(tx: Connec
     stored = tx.execute(sa.text("SELECT order_id FROM orders")).scalars().all()
     merged = [key for key, true in evidence.truth.items() if true.gone and true.served and key[1] in stored]
     tx.execute(sa.text("DELETE FROM orders WHERE order_id = :order"), {"order": merged[0][1]})
-    never = dataclasses.replace(evidence, killed=[datetime(2000, 1, 1, tzinfo=UTC)])
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    never = dataclasses.replace(evidence, lossy=[Span(long_ago, long_ago)])
 
     assert any(f"{merged[0]} is gone but was served" in one for one in checks.violations(tx, never))

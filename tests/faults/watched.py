@@ -2,11 +2,14 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from allegro_simulator import faults
+from allegro_simulator.faults import Planned
 from allegro_simulator.http import Request, Response
 from allegro_simulator.limits import Call
 from allegro_simulator.world import World
@@ -62,6 +65,18 @@ class WatchedWorld(World):
         if trap is not None and self._state.ledger.calls:
             trap.sees(request, self._state.ledger.calls[-1])
         return response
+
+    @contextmanager
+    def planned(
+        self, kind: str, *, path: str = "", times: int = 1, after: bool = False, **params: Any
+    ) -> Iterator[Planned]:
+        """The next `times` requests under `path` go wrong, as long as the block lasts; `times` counts down."""
+        planned = Planned(kind, times, path, after, params)
+        with self._lock:
+            faults.plan(self._state.board, planned)
+        yield planned
+        with self._lock:
+            self._state.board.planned = [one for one in self._state.board.planned if one is not planned]
 
     def uses(self) -> Counter[tuple[str | None, int | None]]:
         """How often each refresh token, named by seller and generation, was accepted."""

@@ -21,7 +21,7 @@ from orders_backup.settings import Settings
 
 @dataclass
 class Crew:
-    """The processes by name: `worker`, `worker-2`, …, `scheduler`, `scheduler-2`, …"""
+    """The processes by name: `worker`, `worker-2`, …, `scheduler`, and so on."""
 
     settings: Settings
     db: sa.Engine
@@ -89,7 +89,7 @@ class Crew:
 
     def heard(self) -> int:
         """How many workers have heard a canary within the last 15 seconds."""
-        query = "SELECT count(*) FROM workers WHERE canary_done_at > clock_timestamp() - interval '15 s'"
+        query = "SELECT count(*) FROM worker_slots WHERE canary_done_at > clock_timestamp() - interval '15 s'"
         return int(self.rows(query)[0][0])
 
 

@@ -16,6 +16,8 @@ import pytest
 import redis
 
 from orders_backup import local
+from orders_backup.local import Server
+from orders_backup.local.processes import Child
 
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 REDIS = Path("/usr/bin/redis-server")
@@ -47,8 +49,8 @@ def database(kind: str, folder: Path) -> Iterator[str]:
 def broker(kind: str, folder: Path) -> Iterator[str]:
     """URL of an empty broker: 'valkey' from the wheel, 'redis' or 'rabbitmq' of Debian."""
     if kind == "rabbitmq":
-        with _rabbitmq(folder) as url:
-            yield url
+        with rabbitmq(folder) as node:
+            yield node.url
         return
     if kind == "redis":
         require(REDIS)
@@ -102,9 +104,10 @@ def breakable(kind: str, folder: Path) -> Iterator[Broker]:
 
 
 @contextmanager
-def _rabbitmq(folder: Path) -> Iterator[str]:
+def rabbitmq(folder: Path) -> Iterator[Server]:
+    """A node of its own on loopback, with its own port mapper, so that no other RabbitMQ is disturbed."""
     with _running_rabbitmq(folder) as node:
-        yield node.url
+        yield Server("RabbitMQ", node.port, node.url, node.child)
 
 
 @contextmanager
@@ -119,32 +122,21 @@ def _running_rabbitmq(folder: Path) -> Iterator["RabbitMQ"]:
         node.stop()
 
 
-@dataclass
 class RabbitMQ:
-    """A node of its own on loopback, with its own port mapper, so that no other RabbitMQ is disturbed."""
+    """One node: its processes, and what an operator may do to it."""
 
-    folder: Path
-    port: int
-    distribution: int
-    mapper: int
-    server: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        folder = self.folder
-        return {
+    def __init__(self, folder: Path, port: int, distribution: int, mapper: int) -> None:
+        self.folder, self.port, self.mapper = folder, port, mapper
+        self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
+        environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODENAME": f"test{port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(self.distribution),
-            "ERL_EPMD_PORT": str(self.mapper),
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "ERL_EPMD_PORT": str(mapper),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
@@ -153,28 +145,24 @@ class RabbitMQ:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
         }
+        self.child = Child("broker", [str(RABBITMQ / "rabbitmq-server")], folder / "output.log", environment)
 
     def start(self) -> None:
-        with (self.folder / "output.log").open("ab") as output:
-            program = [RABBITMQ / "rabbitmq-server"]
-            self.server = subprocess.Popen(program, env=self.environment, stdout=output, stderr=output)
-        _wait_until_open(self.port, self.server)
+        self.child.start()
+        wait_until_open(self.port, self.child)
 
     def kill(self) -> None:
-        assert self.server is not None
-        os.kill(pids_of_rabbitmq(self.folder)[0], signal.SIGKILL)
-        self.server.wait(20)
+        os.kill(pid_of_rabbitmq(self.folder), signal.SIGKILL)
+        assert self.child.wait(20)
 
     def stop(self) -> None:
-        if self.server is not None:
-            self.server.terminate()
-            self.server.wait(60)
+        self.child.stop(within=60)
         epmd = shutil.which("epmd") or "/usr/bin/epmd"
         subprocess.run([epmd, "-port", str(self.mapper), "-kill"], check=False, capture_output=True)
 
     def empty(self) -> None:
         """Purges the queue of all work and deletes it."""
-        with kombu.Connection(self.url) as connection:  # type: ignore[attr-defined]
+        with kombu.Connection(self.url) as connection:  # type: ignore[attr-defined,no-untyped-call]
             channel = connection.channel()
             channel.queue_purge("orders-backup")
             channel.queue_delete("orders-backup")
@@ -189,24 +177,25 @@ class RabbitMQ:
             self._control(*words)
 
     def _control(self, *words: str) -> None:
-        command = [str(RABBITMQ / "rabbitmqctl"), "--node", self.environment["RABBITMQ_NODENAME"], *words]
-        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
+        environment = dict(self.child.environment)
+        command = [str(RABBITMQ / "rabbitmqctl"), "--node", environment["RABBITMQ_NODENAME"], *words]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
 
 
-def pids_of_rabbitmq(folder: Path) -> list[int]:
+def pid_of_rabbitmq(folder: Path) -> int:
     """The Erlang node of a RabbitMQ that runs in `folder`."""
-    return [int((folder / "pid").read_text())]
+    return int((folder / "pid").read_text())
 
 
-def _wait_until_open(port: int, server: "subprocess.Popen[bytes]") -> None:
+def wait_until_open(port: int, child: Child) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        assert server.poll() is None, "RabbitMQ ended by itself"
+        assert child.is_running, child.how_it_ended()
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    raise AssertionError("RabbitMQ did not open its port")
+    raise AssertionError("The broker did not open its port")
 
 
 def _free_port() -> int:

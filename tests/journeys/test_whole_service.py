@@ -77,8 +77,11 @@ class Page(msgspec.Struct):
 
 
 @contextmanager
-def running(folder: Path, database_url: str, broker_url: str, world: World) -> Iterator[Service]:
-    """API, worker and scheduler as processes, pointed at an Allegro that they know by its address only."""
+def running(folder: Path, database_url: str, broker_url: str, world: World, **changed: int) -> Iterator[Service]:
+    """API, worker and scheduler as processes, pointed at an Allegro that they know by its address only.
+
+    `changed`: limits other than these generous ones.
+    """
     with ExitStack() as stack:
         allegro_url = stack.enter_context(simulator.running(world))
         settings = Settings(
@@ -94,7 +97,7 @@ def running(folder: Path, database_url: str, broker_url: str, world: World) -> I
             rate_limit_orders=6_000,
             rate_limit_events=6_000,
             rate_limit_auth=60,
-        )
+        ).model_copy(update=changed)
         local.migrate(settings)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -148,6 +151,7 @@ def test_a_seller_is_connected_backed_up_followed_and_proven(tmp_path: Path, dat
         service.wait(lambda: service.get(f"/accounts/{account_id}/completeness")["kind"] == "reconcile", "proven again")
         assert _is_level(service, account_id, seller.id)
         assert service.get(f"/accounts/{account_id}/completeness")["complete"]
+        service.wait(lambda: any((tmp_path / "data/tokens" / account_id).glob("*.json")), "the login is in the journal")
     assert world.blocked_calls == 0
 
 

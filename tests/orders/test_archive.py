@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
+from tests.hostile.corpus import NO_ORDERS as SET_ASIDE
+from tests.hostile.corpus import ODD_IDS
+from tests.hostile.corpus import ORDERS as KEPT_AS_ORDERS
 from tests.orders.conftest import Shop, moment, open_shop, order
 
 from orders_backup import db as database
@@ -23,108 +26,6 @@ from orders_backup.orders.archive import Recorded
 from orders_backup.tables import order_events, order_versions
 
 
-def with_id(rest: bytes) -> bytes:
-    return b'{"id":"hostile",' + rest + b"}"
-
-
-KEPT_AS_ORDERS = {
-    "nul in a value": with_id(b'"a":"x\\u0000y"'),
-    "nul in a key": with_id(b'"\\u0000":1'),
-    "nul in the status": with_id(b'"status":"x\\u0000y"'),
-    "nul in the login": with_id(b'"buyer":{"login":"\\u0000"}'),
-    "nul in a line item's id": with_id(b'"lineItems":[{"id":"a\\u0000b"}]'),
-    "nul as text": with_id(b'"a":"\\\\u0000"'),
-    "a raw nul": with_id(b'"a":"\x00"'),
-    "a lone high surrogate": with_id(b'"a":"\\ud800"'),
-    "a lone low surrogate": with_id(b'"a":"\\udc00"'),
-    "a lone surrogate in a key": with_id(b'"\\ud83d":1'),
-    "surrogates the wrong way round": with_id(b'"a":"\\ude00\\ud83d"'),
-    "a pair of surrogates": with_id(b'"a":"\\ud83d\\ude00"'),
-    "1e400": with_id(b'"a":1e400'),
-    "-1e400": with_id(b'"a":-1e400'),
-    "1e200000": with_id(b'"a":1e200000'),
-    "1e-400": with_id(b'"a":1e-400'),
-    "1e-20000": with_id(b'"a":1e-20000'),
-    "1e99999999999": with_id(b'"a":1e99999999999'),
-    "minus nought": with_id(b'"a":-0.0'),
-    "200,000 digits": with_id(b'"a":' + b"7" * 200_000),
-    "200,000 decimals": with_id(b'"a":0.' + b"7" * 200_000),
-    "5,000 digits": with_id(b'"a":' + b"7" * 5000),
-    "299 digits": with_id(b'"a":' + b"7" * 299),
-    "2 to the 64": with_id(b'"a":18446744073709551616'),
-    "nan": with_id(b'"a":NaN'),
-    "infinity": with_id(b'"a":-Infinity'),
-    "899 deep": with_id(b'"a":' + b"[" * 899 + b"]" * 899),
-    "2,000 deep": with_id(b'"a":' + b"[" * 2000 + b"]" * 2000),
-    "6,000 objects deep": with_id(b'"a":' + b'{"a":' * 6000 + b"1" + b"}" * 6000),
-    "100,000 deep": with_id(b'"a":' + b"[" * 100_000 + b"]" * 100_000),
-    "100,000 wide": with_id(b'"a":[' + b"[]," * 100_000 + b"[]]"),
-    "duplicate keys": with_id(b'"a":1,"a":2,"a":{"b":1,"b":2}'),
-    "duplicate status": with_id(b'"status":"A","status":"B"'),
-    "invalid utf-8 in a value": with_id(b'"a":"\xff\xfe"'),
-    "invalid utf-8 in a key": with_id(b'"\xc3":1'),
-    "latin-2": with_id('"a":"żółw"'.encode("iso8859-2")),
-    "overlong utf-8": with_id(b'"a":"\xc0\x80"'),
-    "surrogate in utf-8": with_id(b'"a":"\xed\xa0\x80"'),
-    "line items as a number": with_id(b'"lineItems":5'),
-    "line items as an object": with_id(b'"lineItems":{"id":"x"}'),
-    "line items of nulls": with_id(b'"lineItems":[null,null]'),
-    "line items of numbers": with_id(b'"lineItems":[1,"2",[]]'),
-    "line items with ids of objects": with_id(b'"lineItems":[{"id":{}},{"id":[]},{"id":7}]'),
-    "status as an object": with_id(b'"status":{"a":"b"}'),
-    "status as an array": with_id(b'"status":[1]'),
-    "status of a megabyte": with_id(b'"status":"' + b"S" * 1_000_000 + b'"'),
-    "login of a megabyte": with_id(b'"buyer":{"login":"' + b"l" * 1_000_000 + b'"}'),
-    "line item id of 10,000": with_id(b'"lineItems":[{"id":"' + b"i" * 10_000 + b'"}]'),
-    "buyer as a text": with_id(b'"buyer":"me"'),
-    "summary as null": with_id(b'"summary":null,"fulfillment":null,"marketplace":null'),
-    "total as numbers": with_id(b'"summary":{"totalToPay":{"amount":12.30,"currency":985}}'),
-    "a moment without a zone": with_id(b'"updatedAt":"2026-01-01T00:00:00"'),
-    "a moment before all": with_id(
-        b'"updatedAt":"0000-00-00T00:00:00Z","lineItems":[{"boughtAt":"0001-01-01T00:00:00Z"}]'
-    ),
-    "a moment after all": with_id(b'"updatedAt":"9999-12-31T23:59:59.999999Z"'),
-    "a value of a megabyte": with_id(b'"a":"' + b"y" * 1_000_000 + b'"'),
-    "a key of a megabyte": with_id(b'"' + b"k" * 1_000_000 + b'":1'),
-    "whitespace everywhere": b' {\r\n\t"id" : "hostile" , "a" : [ 1 , 2 ] }\r\n ',
-    "no whitespace": b'{"id":"hostile"}',
-    "trailing garbage": b'{"id":"hostile"} trailing',
-    "two documents": b'{"id":"hostile"}{"id":"hostile"}',
-    "a trailing comma": b'{"id":"hostile",}',
-    "cut off": b'{"id":"hostile","a":[1,2',
-    "backslashes for COPY": with_id(b'"a":"\\\\.","b":"\\\\N","c":"\\t\\n"'),
-    "sql": with_id(b'"status":"\'; DROP TABLE orders; --","a":"%s %(x)s {} :x"'),
-    "names of python": with_id(b'"__class__":"x","__proto__":{"a":1}'),
-    "zero width and right to left": with_id('"status":"\u202e\u200b\ufeff"'.encode()),
-    "id twice": b'{"id":"first","id":"hostile"}',
-}
-SET_ASIDE = {
-    "nothing": b"",
-    "an empty object": b"{}",
-    "an empty array": b"[]",
-    "an array of orders": b'[{"id":"hostile"}]',
-    "null": b"null",
-    "a number": b"17",
-    "a text": b'"hostile"',
-    "no id": b'{"status":"A"}',
-    "null as id": b'{"id":null}',
-    "an object as id": b'{"id":{"id":"hostile"}}',
-    "true as id": b'{"id":true}',
-    "an empty id": b'{"id":""}',
-    "an id with spaces": b'{"id":"a b"}',
-    "an id with nul": b'{"id":"a\\u0000b"}',
-    "an id of letters beyond ascii": '{"id":"żółw"}'.encode(),
-    "an id of 101": b'{"id":"' + b"x" * 101 + b'"}',
-    "an id of 200,000 digits": b'{"id":' + b"7" * 200_000 + b"}",
-    "an id of 1e400": b'{"id":1e400}',
-    "a byte order mark": b'\xef\xbb\xbf{"id":"hostile"}',
-    "utf-16": '{"id":"hostile"}'.encode("utf-16"),
-    "html": b"<!doctype html><html></html>",
-    "binary": bytes(range(256)),
-    "only brackets": b"[" * 100_000,
-}
-
-
 @pytest.mark.parametrize("body", KEPT_AS_ORDERS.values(), ids=KEPT_AS_ORDERS)
 def test_a_hostile_order_is_stored_byte_for_byte_and_so_is_its_neighbour(shop: Shop, body: bytes) -> None:
     good = order("good")
@@ -133,6 +34,12 @@ def test_a_hostile_order_is_stored_byte_for_byte_and_so_is_its_neighbour(shop: S
     assert shop.bodies("good") == [good]
     assert json.loads(shop.head("good").order_data) == json.loads(good)
     assert shop.set_aside() == []
+
+
+@pytest.mark.parametrize(("order_id", "body"), ODD_IDS.values(), ids=ODD_IDS)
+def test_an_order_of_an_odd_id_is_filed_under_just_that(shop: Shop, order_id: str, body: bytes) -> None:
+    assert shop.read((1, body)) == Recorded(inserted=1)
+    assert shop.bodies(order_id) == [body]
 
 
 @pytest.mark.parametrize("body", SET_ASIDE.values(), ids=SET_ASIDE)
@@ -365,6 +272,17 @@ def test_there_and_back_again_keeps_three_versions_when_the_first_comes_late(sho
     for second, body in ((2, B), (3, A), (1, A)):
         shop.read((second, body))
     assert shop.versions("order-1") == [(moment(1), A), (moment(2), B), (moment(3), A)]
+
+
+@pytest.mark.parametrize("seconds", [(1, 6, 9, 2), (1, 6, 9, 7, 2), (1, 6, 9, 8, 7, 2)])
+def test_a_state_confirmed_after_a_late_reading_is_shown_from_then_on(shop: Shop, seconds: tuple[int, ...]) -> None:
+    shop.read((seconds[0], A))
+    shop.read((seconds[1], A))
+    for number, second in enumerate(seconds[2:]):
+        shop.read((second, order("order-1", status=f"S{number}")))
+    with database.transaction(shop.db) as tx:
+        shown = {at: history.at(tx, Codec(), shop.account_id, "order-1", moment(at)).status for at in (1, 2, 6)}
+    assert shown == {1: "A", 2: f"S{len(seconds) - 3}", 6: "A"}
 
 
 # Merged orders: a new form takes over the line items of an old one, which answers 404 from then on

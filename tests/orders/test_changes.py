@@ -41,8 +41,12 @@ def head_of(body: bytes, second: float) -> Head:
     return Head(1, hashlib.sha256(body).digest(), at(second), 1)
 
 
-def kept(*versions: tuple[float, bytes]) -> list[Kept]:
-    return [Kept(at(second), hashlib.sha256(body).digest()) for second, body in versions]
+def kept(*seen: tuple[float, bytes, str]) -> list[Kept]:
+    """Moments at which an order was seen: as a `version`, or as one `confirmed`."""
+    return [
+        Kept(at(second), hashlib.sha256(body).digest(), number, confirms=how == "confirmed")
+        for number, (second, body, how) in enumerate(seen)
+    ]
 
 
 def body(**changed: object) -> bytes:
@@ -81,28 +85,38 @@ def test_the_same_order_in_other_bytes_is_another_version() -> None:
     assert changes.judge(head_of(A, 1), reading(A + b" ", 2)) is Verdict.CHANGED
 
 
+V, SEEN = "version", "confirmed"
+
+
 @pytest.mark.parametrize(
-    ("versions", "is_news", "returns"),
+    ("seen", "is_news", "returns"),
     [
-        ([], True, True),
-        ([(9, A)], True, False),
-        ([(9, B)], False, False),
-        ([(1, A), (9, C)], True, False),
-        ([(1, B), (9, C)], False, False),
-        ([(1, A), (9, B)], False, False),
-        ([(1, B), (2, A), (9, C)], True, False),
-        ([(1, A), (8, C), (9, B)], True, False),
-        ([(5, B), (9, C)], False, False),
-        ([(9, C), (1, B), (3, A)], True, False),
-        ([(1, A)], True, True),
-        ([(1, B), (2, A)], True, True),
-        ([(1, B)], False, False),
+        ([], True, None),
+        ([(9, A, V)], True, None),
+        ([(9, B, V)], False, None),
+        ([(1, A, V), (9, C, V)], True, None),
+        ([(1, B, V), (9, C, V)], False, None),
+        ([(1, A, V), (9, B, V)], False, None),
+        ([(1, B, V), (2, A, V), (9, C, V)], True, None),
+        ([(1, A, V), (8, C, V), (9, B, V)], True, None),
+        ([(5, B, V), (9, C, V)], False, None),
+        ([(9, C, V), (1, B, V), (3, A, V)], True, None),
+        ([(1, A, V), (7, A, SEEN)], True, 7),
+        ([(1, B, V), (2, A, V), (7, A, SEEN)], True, 7),
+        ([(1, B, V), (7, B, SEEN)], False, None),
+        ([(1, A, V), (7, A, SEEN), (9, C, V)], True, 7),
+        ([(1, A, V), (7, A, SEEN), (9, B, V)], True, 7),
+        ([(1, A, V), (4, A, SEEN), (9, C, V)], True, None),
     ],
 )
-def test_a_late_reading_is_news_unless_its_neighbours_show_the_same_and_the_head_returns_after_it(
-    versions: list[tuple[float, bytes]], is_news: bool, returns: bool
+def test_a_late_reading_is_news_unless_its_neighbours_show_the_same_and_what_was_confirmed_later_returns(
+    seen: list[tuple[float, bytes, str]], is_news: bool, returns: float | None
 ) -> None:
-    assert changes.place(kept(*versions), reading(B, 5)) == changes.Late(is_news, returns)
+    found = changes.place(kept(*seen), reading(B, 5))
+    assert (found.is_news, found.returns.read_at if found.returns else None) == (
+        is_news,
+        None if returns is None else at(returns),
+    )
 
 
 @pytest.mark.parametrize(

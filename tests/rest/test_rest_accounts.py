@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from orders_backup.sync import queries
+
 if TYPE_CHECKING:
     from tests.rest.conftest import World
 
@@ -112,6 +114,19 @@ def test_a_sync_is_asked_for_and_watched(world: "World") -> None:
     watched = world.ask.get(f"/syncs/{asked['id']}").json()
     assert (watched["progress"], watched["calls"]) == (0.25, 3)
     assert 29 < watched["eta_seconds"] < 40
+    assert 0 < watched["eta_low"] < watched["eta_seconds"] < watched["eta_high"]
+
+
+def test_the_more_was_listed_the_closer_the_eta_is_told() -> None:
+    widths = []
+    for pages in (0, 1, 10, 100, 10_000):
+        low, high = queries.eta_between(100.0, pages)
+        assert low
+        assert high
+        widths.append(high - low)
+        assert low < 100 < high
+    assert widths == sorted(widths, reverse=True)
+    assert queries.eta_between(None, 5) == (None, None)
 
 
 def test_a_sync_that_makes_no_sense_is_refused(world: "World") -> None:
@@ -152,3 +167,14 @@ def run(world: "World", account_id: UUID, *, kind: str, status: str, inserted: i
         expected=expected,
     )
     return str(run_id)
+
+
+def test_an_account_shows_what_could_cost_it_orders(world: "World") -> None:
+    account = world.account()
+    assert world.ask.get(f"/accounts/{account}").json()["warnings"] == []
+    world.execute("UPDATE accounts SET connected_at = now() - interval '50 days' WHERE id = :a", a=account)
+    shown = world.ask.get(f"/accounts/{account}").json()["warnings"]
+    assert [one["code"] for one in shown] == ["cliff_near", "journal_gap_near", "certificate_old"]
+    assert all(one["sentence"].endswith(".") for one in shown)
+    listed = {one["id"]: one["warnings"] for one in world.ask.get("/accounts").json()["items"]}
+    assert listed[str(account)] == shown

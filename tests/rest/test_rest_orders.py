@@ -220,7 +220,7 @@ def test_an_id_that_several_accounts_hold_asks_which(world: "World") -> None:
     [
         b'{"id":"bad","note":"\xff\xfe"}',
         b'{"id":"bad","note":"\\ud800"}',
-        b'{"id":"bad","note":"half',
+        b'{"id":"bad","note":"\\q"}',
         b'{"id":"bad","deep":' + b"[" * 5000 + b"]" * 5000 + b"}",
     ],
 )
@@ -238,3 +238,42 @@ def test_bytes_that_are_no_json_do_not_break_a_page(world: "World", hostile: byt
     assert world.ask.get("/orders/bad", params={"at": "2026-02-01T00:00:00Z"}).json()["order_data"] is None
     exact = world.ask.get("/orders/bad/versions/1", headers={"Accept": "application/octet-stream"})
     assert exact.content == hostile
+
+
+def test_a_difference_is_of_the_newest_version_and_the_one_before_it_or_of_two_that_are_named(world: "World") -> None:
+    account = world.account()
+    for number, status in enumerate(["BOUGHT", "FILLED_IN", "CANCELLED"]):
+        world.read(account, order("o-1", status=status), at=START + number * HOUR)
+    newest = world.ask.get("/orders/o-1/diff").json()
+    assert (newest["from"], newest["to"], newest["kinds"]) == (2, 3, ["order.cancelled", "order.status_changed"])
+    assert newest["operations"] == [
+        {
+            "op": "replace",
+            "path": "/status",
+            "value": "CANCELLED",
+            "volatile": False,
+            "sentence": "status changed from FILLED_IN to CANCELLED.",
+        }
+    ]
+    named = world.ask.get("/orders/o-1/diff", params={"from": 3, "to": 1}).json()
+    assert [step["value"] for step in named["operations"]] == ["BOUGHT"]
+    same = world.ask.get("/orders/o-1/diff", params={"from": 2, "to": 2}).json()
+    assert (same["operations"], same["kinds"]) == ([], [])
+
+
+def test_a_late_version_is_compared_with_the_moment_before_it(world: "World") -> None:
+    account = world.account()
+    for hours, status in ((0, "BOUGHT"), (2, "CANCELLED"), (1, "FILLED_IN")):
+        world.read(account, order("o-1", status=status), at=START + hours * HOUR)
+    found = {to: world.ask.get("/orders/o-1/diff", params={"to": to}).json()["from"] for to in (2, 3)}
+    assert found == {2: 3, 3: 1}
+
+
+def test_a_difference_that_cannot_be_told_says_why(world: "World") -> None:
+    account = world.account()
+    world.read(account, order("o-1"))
+    assert "no version before 1" in world.ask.get("/orders/o-1/diff").json()["detail"]
+    assert world.ask.get("/orders/o-1/diff", params={"from": 7}).status_code == 404
+    world.read(account, b'{"id":"o-1","a":"\\ud800"}', at=START + HOUR)
+    answer = world.ask.get("/orders/o-1/diff")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

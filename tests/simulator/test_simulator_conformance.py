@@ -13,6 +13,7 @@ from allegro_simulator.clock import Clock
 from allegro_simulator.transport import linked_client
 from allegro_simulator.world import World
 
+FORMS = "/order/checkout-forms"
 SPECIFICATION = Path(__file__).parents[3] / "shared" / "allegro" / "openapi" / "orders-openapi-wire.yaml"
 
 
@@ -41,6 +42,10 @@ def schemas() -> dict[str, OAS30Validator]:
         "CheckoutForm",
         "ErrorsHolder",
         "AuthError",
+        "CheckoutFormOrderWaybillResponse",
+        "CheckoutFormsOrderInvoices",
+        "CustomerReturnResponse",
+        "RefundDetails",
     )
     return {name: OAS30Validator(opened(found[name], found)) for name in names}
 
@@ -92,6 +97,27 @@ def test_every_state_of_an_order_conforms(
         conforms(schemas["CheckoutForm"], client.get(f"/order/checkout-forms/{last}").json())
 
 
+def test_what_belongs_to_an_order_conforms(
+    schemas: dict[str, OAS30Validator], busy: tuple[World, str, httpx.Client]
+) -> None:
+    world, seller_id, client = busy
+    form = world.buys(seller_id)
+    beta = {"accept": "application/vnd.allegro.beta.v1+json"}
+    world.pays(form)
+    returned, refund = world.returns(form), world.refunds(form)
+    for _ in range(2):
+        conforms(schemas["CheckoutFormOrderWaybillResponse"], client.get(f"{FORMS}/{form}/shipments").json())
+        conforms(schemas["CheckoutFormsOrderInvoices"], client.get(f"{FORMS}/{form}/invoices").json())
+        conforms(schemas["CustomerReturnResponse"], client.get("/order/customer-returns", headers=beta).json())
+        for one in client.get("/payments/refunds").json()["refunds"]:
+            conforms(schemas["RefundDetails"], one)
+        world.ships(form)
+        world.adds_invoice(form)
+        world.advances_return(returned)
+        world.settles_refund(refund)
+    assert list(schemas["RefundDetails"].iter_errors({"id": "x"}))
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "schema"),
     [
@@ -101,6 +127,9 @@ def test_every_state_of_an_order_conforms(
         ("/order/checkout-forms/83d4eaf0-37b6-11f0-9f40-2d41a5c68ed0", {}, "ErrorsHolder"),
         ("/order/checkout-forms/83d4", {}, "ErrorsHolder"),
         ("/order/events?limit=0", {}, "ErrorsHolder"),
+        ("/order/checkout-forms/83d4eaf0-37b6-11f0-9f40-2d41a5c68ed0/shipments", {}, "ErrorsHolder"),
+        ("/order/customer-returns", {}, "ErrorsHolder"),
+        ("/payments/refunds?limit=101", {}, "ErrorsHolder"),
         ("/me", {"accept": "text/html"}, "ErrorsHolder"),
         ("/me", {"user-agent": "x"}, "ErrorsHolder"),
         ("/me", {"authorization": "Bearer x"}, "AuthError"),

@@ -49,13 +49,16 @@ def test_an_interrupted_backfill_goes_on_at_its_page(make_shop: Callable[[int], 
     shop = make_shop(1_200)
     shop.work_on_listing()
     shop.change(
-        """UPDATE sync_windows SET status = 'open', next_offset = 900, listed = 900
-                     WHERE account_id = :account AND total_count > 0"""
+        """UPDATE sync_windows SET status = 'open', next_offset = 891, listed = 892,
+                  last_order_id = (SELECT order_id FROM orders ORDER BY ordered_at, order_id OFFSET 891 LIMIT 1),
+                  fingerprint = (SELECT sum(hashtextextended(order_id, 0)) FROM
+                                 (SELECT order_id FROM orders ORDER BY ordered_at, order_id LIMIT 892) AS listed)
+            WHERE account_id = :account AND total_count > 0"""
     )
     shop.change("""UPDATE sync_history SET status = 'running', finished_at = NULL WHERE account_id = :account""")
     before = lists(shop)
     shop.backfill()
-    assert lists(shop) - before == 3
+    assert lists(shop) - before == 4
     assert shop.differences() == []
 
 

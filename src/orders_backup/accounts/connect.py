@@ -4,9 +4,8 @@ The only writer of accounts and device_flows, but for the loss of a token. The p
 anything else is asked; whose it is, /me tells; only then does it become the account's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from orders_backup import budget, due
 from orders_backup import db as database
-from orders_backup.accounts import spool, tokens
+from orders_backup.accounts import journal, pairs, recovery, spool, tokens
 from orders_backup.accounts.spool import SealedPair
 from orders_backup.allegro import client, oauth
 from orders_backup.budget import Bucket, Priority
@@ -43,14 +42,26 @@ FRESH: dict[str, Any] = {"reason": None, "existing_account_id": None}
 log = structlog.get_logger()
 
 
-def begin(runtime: Runtime, *, user_id: UUID, name: str, sync_interval_seconds: int | None = None) -> UUID:
-    """A new account that waits for its seller. Raises AllegroError where the device flow cannot be started."""
+def begin(
+    runtime: Runtime,
+    *,
+    user_id: UUID,
+    name: str,
+    sync_interval_seconds: int | None = None,
+    extras: Collection[str] | None = None,
+) -> UUID:
+    """A new account that waits for its seller. `extras`: what to keep beside the orders; None: all there is.
+
+    Raises AllegroError where the device flow cannot be started.
+    """
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise InvalidRequestError("The account's name must have 1 to 200 printable characters.")
     account_id = uuid4()
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
-        row = {"id": account_id, "user_id": user_id, "name": name, "status": "pending"}
+        row: dict[str, Any] = {"id": account_id, "user_id": user_id, "name": name, "status": "pending"}
+        if extras is not None:
+            row["extras"] = sorted(extras)
         tx.execute(sa.insert(accounts).values(**row, sync_interval_seconds=sync_interval_seconds))
         _keep_flow(tx, runtime, account_id, authorization)
     log.info("connect_started", account_id=str(account_id))
@@ -73,20 +84,22 @@ def begin_again(runtime: Runtime, account_id: UUID) -> None:
 
 
 def change(tx: Connection, account_id: UUID, given: Mapping[str, Any]) -> None:
-    """Changes the name, `paused` or `sync_interval_seconds`, whichever is given; None for the interval takes the
-    service's own again."""
+    """Changes the name, `paused`, `extras` or `sync_interval_seconds`, whichever is given; None for the interval takes
+    the service's own again."""
     values = {
         name: given[name]
         for name in ("name", "paused", "sync_interval_seconds")
         if name in given and (given[name] is not None or name == "sync_interval_seconds")
     }
+    if given.get("extras") is not None:
+        values["extras"] = sorted(given["extras"])
     if values:
         tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
 
 
 def disconnect(tx: Connection, account_id: UUID) -> None:
     """Forgets the tokens and stops; orders, versions and history stay, and the seller may connect again."""
-    tokens.forget(tx, account_id)
+    pairs.forget(tx, account_id)
     tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
     values = FRESH | {"status": "disconnected"}
     tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
@@ -157,7 +170,7 @@ def _pair(runtime: Runtime, row: "Row[Any]", lease: Lease) -> SealedPair | None:
     """The pair of this flow: already in the row, in the spool, or asked for now. None: the flow is over or waits."""
     if row.access_sealed is not None:
         return SealedPair(row.access_sealed, row.refresh_sealed, row.access_expires_at)
-    sealed = spool.find(_spool(runtime), row.account_id, f"device-{row.user_code}")
+    sealed = spool.find(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}")
     if sealed is None:
         if lease.now >= row.expires_at:
             _end(runtime, lease, row.account_id, status="expired", reason="not_confirmed_in_time")
@@ -166,8 +179,11 @@ def _pair(runtime: Runtime, row: "Row[Any]", lease: Lease) -> SealedPair | None:
         budget.take(runtime.db, buckets, 1, priority=Priority.TOKEN)
         code = runtime.vault.open(row.device_code_sealed, row.account_id, "device_code")
         pair = oauth.redeem_device_code(runtime.oauth, code)
-        sealed = tokens.seal(runtime, row.account_id, "device", pair, now=lease.now)
-        spool.keep(_spool(runtime), row.account_id, f"device-{row.user_code}", sealed)
+        sealed = pairs.seal(runtime, row.account_id, "device", pair, now=lease.now)
+        try:
+            spool.keep(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}", sealed)
+        except OSError as error:  # what the disk cannot take, the database still can
+            log.critical("token_spool_failed", account_id=str(row.account_id), error=error.strerror)
     with database.transaction(runtime.db) as tx:
         due.fence(tx, lease, extend=runtime.settings.lease)
         values = {
@@ -176,20 +192,22 @@ def _pair(runtime: Runtime, row: "Row[Any]", lease: Lease) -> SealedPair | None:
             "access_expires_at": sealed.access_expires_at,
         }
         tx.execute(sa.update(device_flows).values(values).where(device_flows.c.account_id == row.account_id))
-    spool.discard(_spool(runtime), row.account_id, f"device-{row.user_code}")
+    spool.discard(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}")
     return sealed
 
 
 def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedPair) -> None:
     """Whose tokens these are decides what becomes of them."""
     now = runtime.clock.now()
-    pair = tokens.opened(runtime, account_id, "device", sealed, now=now)
+    pair = pairs.opened(runtime, account_id, "device", sealed, now=now)
     buckets = [_client_bucket(runtime), Bucket(f"account:{account_id}:default", runtime.settings.rate_limit_default)]
     budget.take(runtime.db, buckets, 1, priority=Priority.LIVE)
     seller_id, login = client.me(runtime.allegro, pair.access_token)
+    journaled = recovery.highest(runtime, account_id, instead=int(now.timestamp()))
+    adopted: tuple[int, SealedPair] | None = None
     with database.transaction(runtime.db) as tx:
+        account = _locked(tx, account_id)
         due.fence(tx, lease, extend=runtime.settings.lease)
-        account = tx.execute(sa.select(accounts).where(accounts.c.id == account_id).with_for_update()).one()
         _serialize_user(tx, account.user_id)
         existing = _existing(tx, account, seller_id)
         if account.seller_id not in {None, seller_id}:
@@ -197,11 +215,15 @@ def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedP
         elif existing is not None:
             _finish(tx, account, status="denied", reason="already_connected", existing_account_id=existing)
         else:
-            tokens.adopt(tx, runtime, account_id, pair, now=now)
+            generation = pairs.next_login(tx, account_id, known=journaled)
+            adopted = generation, pairs.seal(runtime, account_id, generation, pair, now=now)
+            pairs.adopt(tx, account_id, *adopted, now=now)
             seller = {"seller_id": seller_id, "seller_login": login, "connected_at": now}
             values = seller | FRESH | {"status": "active"}
             tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
         tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
+    if adopted is not None:
+        tokens.keep(runtime, account_id, *adopted)
     log.info("connect_finished", account_id=str(account_id), seller_id=seller_id)
 
 
@@ -228,11 +250,16 @@ def _again(runtime: Runtime, lease: Lease, due_at: datetime, error: Exception | 
 
 def _end(runtime: Runtime, lease: Lease, account_id: UUID, *, status: str, reason: str) -> None:
     with database.transaction(runtime.db) as tx:
+        account = _locked(tx, account_id)
         due.fence(tx, lease, extend=runtime.settings.lease)
-        account = tx.execute(sa.select(accounts).where(accounts.c.id == account_id).with_for_update()).one()
         _finish(tx, account, status=status, reason=reason)
         tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
     log.info("connect_ended", account_id=str(account_id), status=status, reason=reason)
+
+
+def _locked(tx: Connection, account_id: UUID) -> "Row[Any]":
+    """The account first, then its flow, then its tokens: all who lock more than one of them do it in this order."""
+    return tx.execute(sa.select(accounts).where(accounts.c.id == account_id).with_for_update(key_share=True)).one()
 
 
 def _finish(tx: Connection, account: "Row[Any]", *, status: str, reason: str, **values: Any) -> None:
@@ -250,7 +277,3 @@ def _existing(tx: Connection, account: "Row[Any]", seller_id: str) -> UUID | Non
 def _serialize_user(tx: Connection, user_id: UUID) -> None:
     """Two flows of one user that end in the same moment: the second one sees the first one's account."""
     tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:user, 1))"), {"user": str(user_id)})
-
-
-def _spool(runtime: Runtime) -> Path:
-    return runtime.settings.data_dir / "spool"

@@ -21,6 +21,7 @@ Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
 ]
+Extras = Annotated[set[queries.ExtraKind], Field(description="What to keep beside the orders; all of it unless given.")]
 Interval = Annotated[int, Field(ge=60, le=31_536_000, description="Seconds between full reconciling syncs.")]
 
 
@@ -32,6 +33,7 @@ class NewAccount(BaseModel):
     user_id: uuid.UUID
     name: Name
     sync_interval_seconds: Interval | None = None
+    extras: Extras | None = None
 
 
 class AccountChange(BaseModel):
@@ -42,6 +44,7 @@ class AccountChange(BaseModel):
     name: Name | None = None
     sync_interval_seconds: Interval | None = None
     paused: bool | None = None
+    extras: Extras | None = None
 
 
 @dataclass
@@ -58,7 +61,11 @@ def connect_account(request: Request, caller: Writer, body: NewAccount) -> Respo
     caller.require_user(body.user_id)
     runtime = rest.runtime(request)
     account_id = connect.begin(
-        runtime, user_id=body.user_id, name=body.name, sync_interval_seconds=body.sync_interval_seconds
+        runtime,
+        user_id=body.user_id,
+        name=body.name,
+        sync_interval_seconds=body.sync_interval_seconds,
+        extras=body.extras,
     )
     with database.snapshot(runtime.db) as tx:
         return rest.answer(queries.get(tx, account_id, seen_by=caller.user_id), status=202)
@@ -91,7 +98,7 @@ def show_account(request: Request, caller: Reader, account_id: uuid.UUID) -> Res
 
 @router.patch("/{account_id}", responses={200: {"model": Account}})
 def change_account(request: Request, caller: Writer, account_id: uuid.UUID, body: AccountChange) -> Response:
-    """Rename it, sync it more or less often, pause or resume it."""
+    """Rename it, sync it more or less often, pause or resume it, choose what is kept beside its orders."""
     with database.transaction(rest.runtime(request).db) as tx:
         queries.require(tx, account_id, seen_by=caller.user_id)
         connect.change(tx, account_id, body.model_dump(exclude_unset=True))

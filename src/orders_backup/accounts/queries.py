@@ -9,10 +9,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from orders_backup.accounts import facts
+from orders_backup.accounts.warnings import AccountWarning
 from orders_backup.errors import NotFoundError
 from orders_backup.tables import accounts
 
 Status = Literal["pending", "active", "denied", "expired", "reauthorization_required", "disconnected"]
+ExtraKind = Literal["shipments", "invoices", "returns", "refunds"]
 BackfillState = Literal["none", "queued", "running", "succeeded", "failed"]
 
 
@@ -31,8 +34,10 @@ class Account:
     """One connected seller of one user.
 
     `user_code`, the two addresses and `expires_at` belong to a device flow that waits for the seller, else null.
-    `sync_interval_seconds` null: the service's default. `owed`: orders that still have to be read; `set_aside`:
+    `sync_interval_seconds` null: the service's default. `extras`: what is kept beside the orders; `extras_off`: kinds
+    of it that Allegro refuses at present, with the reason. `owed`: orders that still have to be read; `set_aside`:
     those among them that failed too often. `lag_seconds`: from the newest event at Allegro to its storing.
+    `warnings`: what could cost orders if nobody does anything, the gravest first.
     """
 
     id: uuid.UUID
@@ -49,6 +54,8 @@ class Account:
     expires_at: datetime | None
     sync_interval_seconds: int | None
     paused: bool
+    extras: list[ExtraKind]
+    extras_off: dict[str, str]
     created_at: datetime
     connected_at: datetime | None
     token_expires_at: datetime | None
@@ -61,6 +68,7 @@ class Account:
     last_synced_at: datetime | None
     lag_seconds: float | None
     last_error: str | None
+    warnings: list[AccountWarning]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,9 @@ class Position:
 _ACCOUNTS = """
 SELECT a.id, a.user_id, a.name, a.status, a.reason, a.existing_account_id, a.seller_id, a.seller_login,
        f.user_code, f.verification_uri, f.verification_uri_complete, f.expires_at,
-       a.sync_interval_seconds, a.paused, a.created_at, a.connected_at,
+       a.sync_interval_seconds, a.paused, a.created_at, a.connected_at, a.extras,
+       (SELECT coalesce(jsonb_object_agg(e.kind, e.reason), '{}') FROM extra_kinds e
+         WHERE e.account_id = a.id AND e.off_until > clock_timestamp() AND e.kind = ANY (a.extras)) AS extras_off,
        t.access_expires_at AS token_expires_at,
        (SELECT count(*) FROM orders o WHERE o.account_id = a.id) AS orders,
        (SELECT count(*) FROM order_versions v WHERE v.account_id = a.id) AS versions,
@@ -94,7 +104,7 @@ CROSS JOIN LATERAL (
     SELECT min(due_at) AS next_sync_at, max(succeeded_at) AS last_synced_at,
            max(lag_seconds) FILTER (WHERE kind = 'journal') AS lag_seconds,
            min(last_error) FILTER (WHERE failures > 0) AS last_error
-    FROM syncs WHERE account_id = a.id
+    FROM syncs WHERE account_id = a.id AND kind <> 'extras'
 ) s
 LEFT JOIN LATERAL (
     SELECT status, listed, expected FROM sync_history
@@ -144,7 +154,7 @@ def get(tx: Connection, account_id: uuid.UUID, *, seen_by: uuid.UUID | None) -> 
     row = tx.execute(_ONE, {"account_id": account_id, "seen_by": seen_by}).mappings().one_or_none()
     if row is None:
         raise _missing(account_id)
-    return _account(dict(row))
+    return _account(dict(row), facts.warnings_of(tx, [account_id]))
 
 
 def page(
@@ -165,7 +175,9 @@ def page(
         "after_id": after.id if after else None,
         "limit": limit + 1,
     }
-    found = [_account(dict(row)) for row in tx.execute(_LIST, values).mappings()]
+    rows = [dict(row) for row in tx.execute(_LIST, values).mappings()]
+    warnings = facts.warnings_of(tx, [row["id"] for row in rows])
+    found = [_account(row, warnings) for row in rows]
     last = found[limit - 1] if len(found) > limit else None
     return found[:limit], Position(last.created_at, last.id) if last else None
 
@@ -177,10 +189,11 @@ def progress(state: str, listed: int, expected: int | None) -> float | None:
     return None if expected is None else min(1.0, listed / expected)
 
 
-def _account(row: dict[str, Any]) -> Account:
+def _account(row: dict[str, Any], warnings: dict[uuid.UUID, list[AccountWarning]]) -> Account:
     state: BackfillState = row.pop("backfill_state") or "none"
     listed, expected = row.pop("backfill_listed") or 0, row.pop("backfill_expected")
-    return Account(**row, backfill=Backfill(state, progress(state, listed, expected), listed, expected))
+    backfill = Backfill(state, progress(state, listed, expected), listed, expected)
+    return Account(**row, backfill=backfill, warnings=warnings[row["id"]])
 
 
 def _missing(account_id: uuid.UUID) -> NotFoundError:

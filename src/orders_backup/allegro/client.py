@@ -1,6 +1,6 @@
 """Allegro's REST API: one function per question, each one HTTP call, its failures in our words. No retries here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import httpx
 
-from orders_backup.allegro import wire
+from orders_backup.allegro import answers, wire
+from orders_backup.allegro.answers import Answer
 from orders_backup.errors import (
     AllegroAnswerError,
     AllegroError,
@@ -20,6 +21,11 @@ from orders_backup.errors import (
 )
 
 ACCEPT = "application/vnd.allegro.public.v1+json"
+BETA = "application/vnd.allegro.beta.v1+json"
+RETURNS_LIMIT = 500
+"""Half of what a page of returns may hold (Allegro's OpenAPI file): a thousand would be megabytes."""
+REFUNDS_LIMIT = 100
+"""Most refunds a page holds (Allegro's OpenAPI file)."""
 LIST_LIMIT = 100
 """Most orders a list page holds (Allegro's OpenAPI file)."""
 RESULT_CAP = 10_000
@@ -27,14 +33,19 @@ RESULT_CAP = 10_000
 EVENTS_LIMIT = 1000
 """Most events a journal page holds (Allegro's OpenAPI file)."""
 
+Filters = dict[str, str | list[str]]
+"""Parameters of a request; a list is a parameter that is repeated."""
+
 
 @dataclass(frozen=True, slots=True)
 class OrderPage:
-    """A list page. `sent_at`: when the request was sent; `orders`: each order's exact bytes."""
+    """A list page. `sent_at`: when the request was sent; `orders`: each order's exact bytes. `broken`: why the page
+    of one row could not be read; then its bytes stand for the order."""
 
     sent_at: datetime
     orders: list[bytes]
     total_count: int
+    broken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,15 @@ class OneOrder:
 
     sent_at: datetime
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraPage:
+    """A page of returns or refunds, each as its exact bytes. `is_last`: no more follow."""
+
+    sent_at: datetime
+    documents: list[bytes]
+    is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +94,12 @@ def connect(
     """A client for `base_url`. Redirects are not followed and proxies of the environment not used."""
     http = httpx.Client(
         base_url=base_url,
-        headers={"Accept": ACCEPT, "User-Agent": user_agent, "Accept-Language": "en-US"},
+        headers={
+            "Accept": ACCEPT,
+            "Accept-Encoding": "gzip",
+            "User-Agent": user_agent,
+            "Accept-Language": "en-US",
+        },
         timeout=httpx.Timeout(20, connect=5),
         limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
         trust_env=False,
@@ -101,10 +126,19 @@ def events(client: Client, token: str, *, after: str) -> EventPage:
 
 
 def orders_bought(
-    client: Client, token: str, *, since: datetime, until: datetime, offset: int, limit: int
+    client: Client,
+    token: str,
+    *,
+    since: datetime,
+    until: datetime,
+    offset: int,
+    limit: int,
+    fulfillment: Sequence[str] = (),
 ) -> OrderPage:
-    """Orders whose latest line item was bought in [since, until), oldest first."""
-    filters = {"lineItems.boughtAt.gte": _moment(since), "lineItems.boughtAt.lte": _last_before(until)}
+    """Orders whose latest line item was bought in [since, until), oldest first; `fulfillment`: of these statuses."""
+    filters: Filters = {"lineItems.boughtAt.gte": _moment(since), "lineItems.boughtAt.lte": _last_before(until)}
+    if fulfillment:
+        filters["fulfillment.status"] = list(fulfillment)
     return _list(client, token, filters | {"sort": "lineItems.boughtAt"}, offset, limit)
 
 
@@ -114,29 +148,78 @@ def orders_updated(client: Client, token: str, *, since: datetime, offset: int) 
 
 
 def order(client: Client, token: str, order_id: str) -> OneOrder:
-    """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's."""
+    """One order. Raises AllegroNotFoundError where it was merged away, is too old, or another seller's, and
+    AllegroUnreadableError where its JSON does not end as it began."""
+    one = _one(client, token, order_id, "")
+    return OneOrder(one.sent_at, wire.whole(one.body))
+
+
+def shipments(client: Client, token: str, order_id: str) -> OneOrder:
+    """The tracking numbers of an order's parcels. Raises AllegroNotFoundError as for the order."""
+    return _one(client, token, order_id, "/shipments")
+
+
+def invoices(client: Client, token: str, order_id: str) -> OneOrder:
+    """What Allegro knows of an order's invoices, not their files. Raises AllegroNotFoundError as for the order."""
+    return _one(client, token, order_id, "/invoices")
+
+
+def customer_returns(client: Client, token: str, *, since: datetime, until: datetime, offset: int) -> ExtraPage:
+    """Returns declared in [since, until]. A beta resource, with a media type of its own."""
+    sent_at = client.now()
+    asked = {"createdAt.gte": _moment(since), "createdAt.lte": _moment(until)}
+    asked |= {"offset": str(offset), "limit": str(RETURNS_LIMIT)}
+    body = _get(client, token, "/order/customer-returns", asked, accept=BETA).content
+    return _extra_page(sent_at, body, "customerReturns", offset, RETURNS_LIMIT)
+
+
+def refunds(client: Client, token: str, *, since: datetime, until: datetime, offset: int) -> ExtraPage:
+    """Refunds of payments begun in [since, until]. Raises AllegroForbiddenError without the scope payments:read."""
+    sent_at = client.now()
+    asked = {"occurredAt.gte": _moment(since), "occurredAt.lte": _moment(until)}
+    asked |= {"offset": str(offset), "limit": str(REFUNDS_LIMIT)}
+    body = _get(client, token, "/payments/refunds", asked).content
+    return _extra_page(sent_at, body, "refunds", offset, REFUNDS_LIMIT)
+
+
+def _extra_page(sent_at: datetime, body: bytes, name: str, offset: int, limit: int) -> ExtraPage:
+    """The last page is not full, and no count tells of more."""
+    found = wire.documents(body, name)
+    is_full = len(found) >= limit or wire.counted(body) > offset + len(found)
+    return ExtraPage(sent_at, found, is_last=not (found and is_full))
+
+
+def _one(client: Client, token: str, order_id: str, part: str) -> OneOrder:
     sent_at = client.now()
     place = quote(order_id, safe="").replace(".", "%2E")
-    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}").content)
+    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}{part}").content)
 
 
-def _list(client: Client, token: str, filters: dict[str, str], offset: int, limit: int) -> OrderPage:
+def _list(client: Client, token: str, filters: Filters, offset: int, limit: int) -> OrderPage:
     sent_at = client.now()
-    parameters = {**filters, "offset": str(offset), "limit": str(limit)}
+    parameters: Filters = {**filters, "offset": str(offset), "limit": str(limit)}
     orders, total_count = wire.order_page(_get(client, token, "/order/checkout-forms", parameters).content)
     return OrderPage(sent_at, orders, total_count)
 
 
-def _get(client: Client, token: str, path: str, parameters: Mapping[str, str] | None = None) -> httpx.Response:
+def _get(
+    client: Client,
+    token: str,
+    path: str,
+    parameters: Mapping[str, str | list[str]] | None = None,
+    *,
+    accept: str = ACCEPT,
+) -> Answer:
+    headers = {"Authorization": f"Bearer {token}", "Accept": accept}
     try:
-        answer = client.http.get(path, params=parameters, headers={"Authorization": f"Bearer {token}"})
+        answer = answers.send(client.http, "GET", path, params=parameters, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AllegroUnavailableError(f"Allegro did not answer: {type(error).__name__}.") from None
     check(answer)
     return answer
 
 
-def check(answer: httpx.Response) -> None:
+def check(answer: Answer) -> None:
     """Raises the AllegroError that this answer means; silent for JSON with status 200."""
     trace_id = answer.headers.get("trace-id")
     status = answer.status_code
@@ -161,7 +244,7 @@ def check(answer: httpx.Response) -> None:
     raise AllegroError(f"Allegro refused the request with {status}.", **known)
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _retry_after(answer: Answer) -> float | None:
     """Seconds, from a number or an HTTP date (RFC 9110, 10.2.3), at most one hour."""
     value = answer.headers.get("retry-after", "")
     if value.isascii() and value.isdigit():

@@ -10,6 +10,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from orders_backup.allegro import answers
 from orders_backup.allegro.client import check
 from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, TokenRefusedError
 
@@ -18,6 +19,8 @@ T = TypeVar("T")
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 MIN_INTERVAL_SECONDS = 5.0
 """Used where Allegro names no interval (RFC 8628, 3.2)."""
+LONGEST_SECONDS = 366 * 86_400.0
+"""Nothing of Allegro's lives longer than three months."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def connect(
     http = httpx.Client(
         base_url=base_url,
         auth=(client_id, client_secret),
-        headers={"Accept": "application/json", "User-Agent": user_agent},
+        headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": user_agent},
         timeout=httpx.Timeout(connect=3, pool=1, write=2, read=6),
         trust_env=False,
         transport=transport,
@@ -94,13 +97,14 @@ def connect(
 def authorize_device(oauth: OAuth) -> Authorization:
     """Starts a device flow. Raises TokenRefusedError where the application is unknown or not of the device type."""
     device = _post(oauth, "/auth/oauth/device", {"client_id": oauth.client_id}, _Device)
+    link = _printable(device.verification_uri)
     return Authorization(
-        device_code=device.device_code,
-        user_code=device.user_code,
-        verification_uri=device.verification_uri,
-        verification_uri_complete=device.verification_uri_complete or device.verification_uri,
-        expires_in=device.expires_in,
-        interval=device.interval,
+        device_code=_printable(device.device_code),
+        user_code=_printable(device.user_code),
+        verification_uri=link,
+        verification_uri_complete=_printable(device.verification_uri_complete or link),
+        expires_in=_seconds(device.expires_in),
+        interval=_seconds(device.interval),
     )
 
 
@@ -116,12 +120,24 @@ def refresh(oauth: OAuth, refresh_token: str) -> Pair:
 
 def _token(oauth: OAuth, form: dict[str, str]) -> Pair:
     token = _post(oauth, "/auth/oauth/token", form, _Token)
-    return Pair(token.access_token, token.refresh_token, token.expires_in)
+    return Pair(_printable(token.access_token), _printable(token.refresh_token), _seconds(token.expires_in))
+
+
+def _printable(text: str) -> str:
+    """What fits into a header, a form and a column. Raises AllegroAnswerError for anything else."""
+    if not re.fullmatch(r"[!-~]{1,20000}", text):
+        raise AllegroAnswerError("The authorization server's answer is not the JSON it should be: it names no token.")
+    return text
+
+
+def _seconds(value: float) -> float:
+    """No less than nothing, and no more than a date can be moved by."""
+    return min(max(value, 0.0), LONGEST_SECONDS)
 
 
 def _post(oauth: OAuth, path: str, form: dict[str, str], shape: type[T]) -> T:
     try:
-        answer = oauth.http.post(path, data=form)
+        answer = answers.send(oauth.http, "POST", path, data=form)
     except httpx.HTTPError as error:
         raise AllegroUnavailableError(
             f"Allegro's authorization server did not answer: {type(error).__name__}."

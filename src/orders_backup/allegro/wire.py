@@ -4,17 +4,20 @@ Nothing here refuses an order because of a field: a missing, null or unknown val
 order without a usable id is unreadable.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from orders_backup.errors import AllegroAnswerError
+from orders_backup.allegro import scan
+from orders_backup.errors import AllegroAnswerError, AllegroUnreadableError
 
 T = TypeVar("T")
 
@@ -39,7 +42,10 @@ class OrderFacts:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of /order/events. `event_id` counts microseconds of insertion; `body` is its bytes as they came."""
+    """One row of /order/events. `event_id` counts microseconds of insertion; `body` is its bytes as they came.
+
+    An event that names no usable id is known by the digest of its bytes.
+    """
 
     event_id: str
     event_type: str | None
@@ -118,11 +124,22 @@ class _Me(msgspec.Struct):
 
 _NO_NUMBERS = (inf, -inf)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_TOTAL_COUNT = re.compile(rb'"totalCount"\s*:\s*(\d{1,9})')
-_FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([!#-\[\]-~]{1,100})"')
+_COUNT = re.compile(rb"\d{1,9}")
+MOST_ORDERS = 10**8
+"""No seller has that many; a larger count is nonsense, and would not fit its column."""
+
+
+class _Document(msgspec.Struct):
+    id: Any = None
+    orderId: Any = None  # noqa: N815
+    order: Any = None
+
 
 _form = msgspec.json.Decoder(_Form)
+_document = msgspec.json.Decoder(_Document)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_count = msgspec.json.Decoder(int | None)
+_array = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _event = msgspec.json.Decoder(_Event)
 _order_page = msgspec.json.Decoder(_OrderPage)
 _event_page = msgspec.json.Decoder(_EventPage)
@@ -131,27 +148,37 @@ _me = msgspec.json.Decoder(_Me)
 
 
 def order_page(body: bytes) -> tuple[list[bytes], int]:
-    """The orders of a list page, each as its bytes, and `totalCount`. Raises AllegroAnswerError.
+    """The orders of a list page, each as its bytes, and `totalCount`. Raises AllegroUnreadableError.
 
-    One order that no strict reader takes (half an emoji in a buyer's message is enough) does not spoil its page.
+    One order that no strict reader takes (half an emoji in a buyer's message is enough) does not spoil its page, as
+    long as its brackets end as they began.
     """
     try:
         page = _order_page.decode(body)
+        orders, total = [bytes(form) for form in page.checkoutForms], page.totalCount
     except _UNREADABLE:
-        forms, rest = _cut(body, "checkoutForms")
-        total = _TOTAL_COUNT.search(rest)
-        if total is None:
-            raise AllegroAnswerError("Allegro's answer is not the JSON it should be: it has no totalCount.") from None
-        return forms, int(total[1])
-    return [bytes(form) for form in page.checkoutForms], page.totalCount
+        orders, total = _order_page_of_another_shape(body)
+    if not 0 <= total <= MOST_ORDERS:
+        raise AllegroUnreadableError("Allegro's answer is not the JSON it should be: its totalCount is none.", body)
+    return orders, total
+
+
+def whole(body: bytes) -> bytes:
+    """The bytes of a single order. Raises AllegroUnreadableError where they do not end as they began: what is cut off
+    is no order, whatever it says."""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except _UNREADABLE:
+        _members(body, body)
+    return body
 
 
 def event_page(body: bytes) -> list[Event]:
-    """The events of a page in Allegro's order. An event without a usable id raises AllegroAnswerError."""
+    """The events of a page in Allegro's order. Raises AllegroAnswerError where these cannot be told apart."""
     try:
         events = [bytes(raw) for raw in _event_page.decode(body).events]
     except _UNREADABLE:
-        events, _ = _cut(body, "events")
+        events = _elements(_members(body, body).get(b'"events"', b""), body)
     return [_event_of(event) for event in events]
 
 
@@ -175,9 +202,12 @@ def order_facts(body: bytes) -> OrderFacts | None:
     try:
         form = _form.decode(body)
     except _UNREADABLE:
-        form = _form_of_another_shape(body)
-    order_id = text(form.id)
-    if order_id is None or not _ORDER_ID.fullmatch(order_id):
+        try:
+            form = _salvaged(_Form, body)
+        except ValueError:
+            return None
+    order_id = _usable_id(form.id)
+    if order_id is None:
         return None
     items = form.lineItems or []
     total = form.summary.totalToPay if form.summary else None
@@ -194,6 +224,35 @@ def order_facts(body: bytes) -> OrderFacts | None:
         currency=text(total.currency) if total else None,
         line_item_ids=_ids(items),
     )
+
+
+def documents(body: bytes, name: str) -> list[bytes]:
+    """The elements of the array `name` of an answer, each as its bytes; null is an empty one. Raises AllegroAnswerError
+    where there is no such array."""
+    try:
+        held = scan.members(body)[f'"{name}"'.encode()]
+        return [] if held == b"null" else scan.elements(held)
+    except (KeyError, ValueError):
+        raise AllegroAnswerError(f"Allegro's answer is not the JSON it should be: it has no list {name}.") from None
+
+
+def counted(body: bytes) -> int:
+    """How many rows an answer says there are, by its `totalCount` or its `count`; 0 where it does not say."""
+    try:
+        held = _object.decode(body)
+        return max([_count.decode(held[name]) or 0 for name in ("totalCount", "count") if name in held], default=0)
+    except _UNREADABLE:
+        return 0
+
+
+def document_ids(body: bytes) -> tuple[str | None, str | None]:
+    """The id of a return or refund and that of its order; None for what names none that can be used."""
+    try:
+        found = _salvaged(_Document, body)
+    except ValueError:
+        return None, None
+    order_id = found.orderId if found.orderId is not None else found.order
+    return _usable_id(found.id), _usable_id(order_id.get("id") if isinstance(order_id, dict) else order_id)
 
 
 def text(value: object) -> str | None:
@@ -216,49 +275,61 @@ def instant(value: object) -> datetime | None:
         return None
 
 
-def _form_of_another_shape(body: bytes) -> _Form:
-    """As much of an order as a lenient reader gets: all of it, or the id alone."""
-    value = _leniently(body)
+def _order_page_of_another_shape(body: bytes) -> tuple[list[bytes], int]:
+    members = _members(body, body)
+    total = members.get(b'"totalCount"', b"")
+    if not _COUNT.fullmatch(total):
+        raise AllegroUnreadableError("Allegro's answer is not the JSON it should be: it has no totalCount.", body)
+    return _elements(members.get(b'"checkoutForms"', b""), body), int(total)
+
+
+def _members(value: bytes, answer: bytes) -> dict[bytes, bytes]:
     try:
-        return msgspec.convert(value, _Form)
-    except (msgspec.ValidationError, UnicodeError):
+        return scan.members(value)
+    except ValueError:
+        raise AllegroUnreadableError("Allegro's answer is not the JSON it should be: it was cut off.", answer) from None
+
+
+def _elements(value: bytes, answer: bytes) -> list[bytes]:
+    try:
+        return scan.elements(value)
+    except ValueError:
+        raise AllegroUnreadableError("Allegro's answer is not the JSON it should be: it has no list.", answer) from None
+
+
+def _salvaged(shape: Any, body: bytes) -> Any:
+    """As much of a value as can be read, each member for itself: what one of them holds never costs the others."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except _UNREADABLE:
         pass
-    if isinstance(value, dict):
-        return _Form(id=value.get("id"))
-    match = _FIRST_ID.match(body)
-    return _Form(id=match[1].decode() if match else None)
+    if shape is Any:
+        return _leniently(body)
+    if get_origin(shape) is list:
+        found = (_salvaged(get_args(shape)[0], element) for element in scan.elements(body))
+        return [one for one in found if one is not None]
+    members, values = scan.members(body), {}
+    for name, inner in _fields(shape).items():
+        try:
+            values[name] = _salvaged(inner, members[f'"{name}"'.encode()])
+        except (KeyError, ValueError):
+            values[name] = None
+    return shape(**values)
+
+
+@cache
+def _fields(shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """What each field of a shape is where it is not null."""
+    hints = get_type_hints(shape)
+    return {name: hint if hint is Any else get_args(hint)[0] for name, hint in hints.items()}
 
 
 def _leniently(body: bytes) -> object:
     """The value as Python's own reader takes it, lone surrogates included; None where it cannot either."""
     try:
-        return json.loads(body.decode())
+        return json.loads(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-
-
-def _cut(body: bytes, name: str) -> tuple[list[bytes], bytes]:
-    """The objects of a top-level array, found by brackets alone, and the page without them."""
-    found, depth, key, opened, start, span = [], 0, b"", False, 0, (0, 0)
-    for token in _TOKENS.finditer(body):
-        sign = token[0][:1]
-        if sign == b'"':
-            key = token[0] if depth == 1 else key
-        elif sign in b"[{":
-            depth += 1
-            if depth == 2 and key == f'"{name}"'.encode():
-                opened, span = True, (token.end(), token.end())
-            elif depth == 3 and opened:
-                start = token.start()
-        else:
-            if depth == 3 and opened:
-                found.append(body[start : token.end()])
-                span = (span[0], token.end())
-            depth -= 1
-            opened = opened and depth > 1
-    if depth != 0 or span[0] == 0:
-        raise AllegroAnswerError("Allegro's answer is not the JSON it should be: it was cut off.")
-    return found, body[: span[0]] + body[span[1] :]
 
 
 def _ids(items: list[_LineItem]) -> list[str]:
@@ -269,28 +340,25 @@ def _event_of(body: bytes) -> Event:
     try:
         event = _event.decode(body)
     except _UNREADABLE:
-        event = _event_of_another_shape(body)
-    event_id = text(event.id)
-    if event_id is None or not _ORDER_ID.fullmatch(event_id):
-        raise AllegroAnswerError("An event without an id arrived; the journal page was not taken.")
+        try:
+            event = _salvaged(_Event, body)
+        except ValueError:
+            event = _Event()
     order = event.order or _EventOrder()
     return Event(
-        event_id=event_id,
+        event_id=_usable_id(event.id) or f"sha256:{hashlib.sha256(body).hexdigest()}",
         event_type=text(event.type),
         occurred_at=instant(event.occurredAt),
-        order_id=text(order.checkoutForm.id) if order.checkoutForm else None,
+        order_id=text(order.checkoutForm.id) or None if order.checkoutForm else None,
         line_item_ids=_ids(order.lineItems or []),
         body=body,
     )
 
 
-def _event_of_another_shape(body: bytes) -> _Event:
-    """As much of an event as a lenient reader gets: all of it, or the id alone."""
-    try:
-        return msgspec.convert(_leniently(body), _Event)
-    except (msgspec.ValidationError, UnicodeError):
-        match = _FIRST_ID.match(body)
-        return _Event(id=match[1].decode() if match else None)
+def _usable_id(value: object) -> str | None:
+    """Printable ASCII without spaces, or a whole number; None for what nothing can be filed under."""
+    found = value if isinstance(value, str) else None if isinstance(value, float) else text(value)
+    return found if found is not None and _ORDER_ID.fullmatch(found) else None
 
 
 def _read(decode: Callable[[bytes], T], body: bytes) -> T:

@@ -4,6 +4,7 @@ Whatever is recorded twice, late or in any order ends the same: heads are compar
 same bytes make no version, and an older reading never overwrites a newer one.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +27,8 @@ from orders_backup.tables import order_changes, order_events, order_versions, or
 class Recorded:
     """How many of the readings were what; their sum is the number of readings.
 
-    `maybe_superseded`: orders that share a line item with a newly stored one, to be read again.
+    `maybe_superseded`: orders that share a line item with a newly stored one, to be read again. `new_ids`,
+    `changed_ids`: the orders behind `inserted` and `updated`.
     """
 
     inserted: int = 0
@@ -34,6 +36,8 @@ class Recorded:
     unchanged: int = 0
     set_aside: int = 0
     maybe_superseded: list[str] = field(default_factory=list)
+    new_ids: list[str] = field(default_factory=list, compare=False)
+    changed_ids: list[str] = field(default_factory=list, compare=False)
 
 
 def record(
@@ -52,6 +56,8 @@ def record(
             unchanged=total.unchanged + part.unchanged,
             set_aside=total.set_aside,
             maybe_superseded=total.maybe_superseded + part.maybe_superseded,
+            new_ids=total.new_ids + part.new_ids,
+            changed_ids=total.changed_ids + part.changed_ids,
         )
     return total
 
@@ -128,6 +134,19 @@ def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequ
     return successor
 
 
+def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, str]], *, cause: str) -> None:
+    """Tells the feed that what belongs to these orders changed: (order id, kind of change). Orders not held: silent."""
+    query = sa.text("""
+        INSERT INTO order_changes (account_id, order_id, version, kinds, cause)
+        SELECT account_id, order_id, version, :kinds, :cause FROM orders WHERE account_id = :account AND order_id = :id
+    """)
+    by_order: dict[str, set[str]] = {}
+    for order_id, kind in found:
+        by_order.setdefault(order_id, set()).add(kind)
+    for order_id, kinds in by_order.items():
+        tx.execute(query, {"account": account_id, "id": order_id, "kinds": sorted(kinds), "cause": cause})
+
+
 def _record_distinct(
     tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading], *, cause: str
 ) -> Recorded:
@@ -156,26 +175,32 @@ def _record_distinct(
         updated=len(changed) + sum(bool(some) for some in late),
         unchanged=len(readings) - len(new) - len(changed) - sum(bool(some) for some in late),
         maybe_superseded=_link_merged(tx, account_id, new) if cause != "backfill" else [],
+        new_ids=[row.reading.facts.order_id for row in new],
+        changed_ids=[reading.facts.order_id for reading, verdict in verdicts if verdict is Verdict.CHANGED],
     )
 
 
 def _changed(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> Row:
     before = _body(tx, codec, account_id, reading.facts.order_id, head.version)
-    return Row(reading, head.versions + 1, True, changes.kinds(before, reading.body))
+    return Row(reading, head.versions + 1, True, changes.kinds(before, reading.body), replaced_seen_at=head.read_at)
 
 
 def _late(tx: Connection, codec: Codec, account_id: UUID, head: Head, reading: Reading) -> list[Row]:
-    """The versions a late reading adds: none, itself, or itself and after it the head's bytes once more."""
+    """The versions a late reading adds: none, itself, or itself and after it the bytes of a version that was
+    confirmed later."""
     order_id = reading.facts.order_id
-    found = changes.place(_kept(tx, account_id, order_id), reading)
+    found = changes.place(_kept(tx, account_id, order_id, head), reading)
     if not found.is_news:
         return []
-    row = Row(reading, head.versions + 1, False, [changes.OTHER])
-    if not found.returns:
+    seen_at = found.follows.read_at if found.follows else None
+    row = Row(reading, head.versions + 1, False, [changes.OTHER], replaced_seen_at=seen_at)
+    if found.returns is None:
         return [row]
-    again = changes.read(head.read_at, _body(tx, codec, account_id, order_id, head.version))
+    seen, is_head = found.returns, found.returns.version == head.version
+    again = changes.read(seen.read_at, _body(tx, codec, account_id, order_id, seen.version))
     assert isinstance(again, Reading)  # noqa: S101 – it was stored under this id
-    return [row, Row(again, head.versions + 2, True, changes.kinds(reading.body, again.body))]
+    kinds = changes.kinds(reading.body, again.body) if is_head else [changes.OTHER]
+    return [row, Row(again, head.versions + 2, is_head, kinds)]
 
 
 def _body(tx: Connection, codec: Codec, account_id: UUID, order_id: str, version: int) -> bytes:
@@ -187,14 +212,27 @@ def _body(tx: Connection, codec: Codec, account_id: UUID, order_id: str, version
     return codec.decompress(tx, dictionary_id, body)
 
 
-def _kept(tx: Connection, account_id: UUID, order_id: str) -> list[Kept]:
+def _kept(tx: Connection, account_id: UUID, order_id: str, head: Head) -> list[Kept]:
+    """Every moment at which we know what the order looked like; a confirmed state is known at two."""
     table = order_versions.c
-    query = sa.select(table.read_at, table.sha256).where(table.account_id == account_id, table.order_id == order_id)
-    return [Kept(row[0], row[1]) for row in tx.execute(query)]
+    query = sa.select(table.read_at, table.sha256, table.version, table.replaced_seen_at)
+    rows = tx.execute(
+        query.where(table.account_id == account_id, table.order_id == order_id).order_by(table.read_at, table.version)
+    ).all()
+    seen = [Kept(row.read_at, row.sha256, row.version) for row in rows]
+    confirmed = [
+        Kept(row.replaced_seen_at, before.sha256, before.version, confirms=True)
+        for before, row in itertools.pairwise(rows)
+        if row.replaced_seen_at is not None and row.replaced_seen_at > before.read_at
+    ]
+    return [*seen, *confirmed, Kept(head.read_at, head.sha256, head.version, confirms=True)]
 
 
 def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Sequence[Row]) -> None:
-    columns = ("account_id", "order_id", "version", "read_at", "size", "sha256", "dictionary_id", "body")
+    columns = (
+        *("account_id", "order_id", "version", "read_at", "replaced_seen_at"),
+        *("size", "sha256", "dictionary_id", "body"),
+    )
     db.copy(
         tx,
         order_versions,
@@ -205,13 +243,14 @@ def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Seque
                 row.reading.facts.order_id,
                 row.version,
                 row.reading.sent_at,
+                row.replaced_seen_at,
                 len(row.reading.body),
                 row.reading.sha256,
                 *codec.compress(row.reading.body),
             )
             for row in rows
         ),
-        types=("uuid", "text", "int4", "timestamptz", "int4", "bytea", "int2", "bytea"),
+        types=("uuid", "text", "int4", "timestamptz", "timestamptz", "int4", "bytea", "int2", "bytea"),
     )
 
 
@@ -261,9 +300,12 @@ def _supersede(tx: Connection, account_id: UUID, order_id: str, successor: str) 
 
 
 def _keep_unreadable(tx: Connection, account_id: UUID, found: Sequence[Unreadable]) -> None:
+    table = unreadable_orders.c
     for one in found:
         row = {"account_id": account_id, "sha256": one.sha256, "read_at": one.sent_at, "body": one.body}
-        tx.execute(insert(unreadable_orders).values(row).on_conflict_do_nothing())
+        statement = insert(unreadable_orders).values(**row, last_error=one.error)
+        again = {"readings": table.readings + 1, "last_read_at": sa.func.greatest(table.last_read_at, one.sent_at)}
+        tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "sha256"], set_=again))
 
 
 def _lock(tx: Connection, account_id: UUID) -> None:

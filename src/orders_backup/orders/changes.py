@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Protocol
 
 import msgspec
 
@@ -24,6 +25,15 @@ _KIND_BY_FIELD = {
 OTHER = "order.other_changed"
 
 
+class Seen(Protocol):
+    """Bytes as a head compares them: when the request for them was sent, and their hash."""
+
+    @property
+    def sent_at(self) -> datetime: ...
+    @property
+    def sha256(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One order as Allegro served it. `sent_at`: when the request was sent; `body`: the exact bytes."""
@@ -41,6 +51,7 @@ class Unreadable:
     sent_at: datetime
     body: bytes
     sha256: bytes
+    error: str = "These bytes name no order id."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +75,24 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A version as a late reading is compared with it."""
+    """A moment at which the archive knows what an order looked like: a reading that made version `version`, or one
+    that found that version unchanged (`confirms`)."""
 
     read_at: datetime
     sha256: bytes
+    version: int
+    confirms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """What a late reading adds. `returns`: after it the order was seen again as the head has it, and the head's
-    bytes have to be a version once more, or the past would show the late one where the head was confirmed."""
+    """What a late reading adds. `follows`: what was seen before it. `returns`: after it the order was seen again as a
+    version we hold, and that one's bytes have to be a version once more, or the past would show the late one where
+    another was confirmed."""
 
     is_news: bool
-    returns: bool
+    follows: Kept | None = None
+    returns: Kept | None = None
 
 
 def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
@@ -86,7 +102,12 @@ def read(sent_at: datetime, body: bytes) -> Reading | Unreadable:
     return Unreadable(sent_at, body, digest) if facts is None else Reading(sent_at, body, digest, facts)
 
 
-def judge(head: Head | None, reading: Reading) -> Verdict:
+def unreadable(sent_at: datetime, body: bytes, error: str) -> Unreadable:
+    """Bytes that are known to be no order, and why."""
+    return Unreadable(sent_at, body, hashlib.sha256(body).digest(), error)
+
+
+def judge(head: Head | None, reading: Seen) -> Verdict:
     """Same bytes are no new version; an older reading never overwrites a newer one."""
     if head is None:
         return Verdict.NEW
@@ -95,12 +116,12 @@ def judge(head: Head | None, reading: Reading) -> Verdict:
     return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED
 
 
-def place(kept: Sequence[Kept], reading: Reading) -> Late:
-    """A late reading shows a state we do not hold if it differs from the versions just before and after it."""
+def place(kept: Sequence[Kept], reading: Seen) -> Late:
+    """A late reading shows a state we do not hold if it differs from what was seen just before and just after it."""
     before = max((one for one in kept if one.read_at <= reading.sent_at), key=lambda one: one.read_at, default=None)
     after = min((one for one in kept if one.read_at > reading.sent_at), key=lambda one: one.read_at, default=None)
     is_news = all(one is None or one.sha256 != reading.sha256 for one in (before, after))
-    return Late(is_news, returns=is_news and after is None)
+    return Late(is_news, before, after if is_news and after is not None and after.confirms else None)
 
 
 def kinds(before: bytes, after: bytes) -> list[str]:

@@ -5,6 +5,7 @@ Only archive.py calls it, inside its transaction and under its lock of the accou
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +20,14 @@ from orders_backup.tables import orders
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A version to be stored. `is_head`: it becomes the newest; `kinds`: what changed with it."""
+    """A version to be stored. `is_head`: it becomes the newest; `kinds`: what changed with it; `replaced_seen_at`:
+    when the version that it replaces was seen last."""
 
     reading: Reading
     version: int
     is_head: bool
     kinds: list[str]
+    replaced_seen_at: datetime | None = None
 
 
 def read(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:

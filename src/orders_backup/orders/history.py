@@ -11,10 +11,11 @@ from sqlalchemy.engine import Connection
 
 from orders_backup.allegro import wire
 from orders_backup.codec import Codec
-from orders_backup.errors import NotFoundError
-from orders_backup.orders import queries
+from orders_backup.errors import ConflictError, NotFoundError
+from orders_backup.orders import changes, queries
+from orders_backup.orders import diff as differences
 from orders_backup.orders.queries import Id, Instant
-from orders_backup.orders.shapes import Event, Order, Version, VersionSummary, document
+from orders_backup.orders.shapes import Diff, Event, Order, Version, VersionSummary, document
 from orders_backup.tables import order_events, order_versions
 
 
@@ -97,6 +98,41 @@ def version(tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, 
     if row is None:
         raise NotFoundError(f"The order {order_id} has no version {number}.")
     return _version(tx, codec, {**row, "sha256": row["sha256"].hex()})
+
+
+def diff(
+    tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, *, since: int | None, until: int | None
+) -> Diff:
+    """What differs between two versions; without numbers, the newest and the one that it replaced.
+
+    Versions count in the order of storing, so a late one has a higher number than what it precedes. Raises
+    NotFoundError, and ConflictError where a document cannot be compared.
+    """
+    until = until or queries.get(tx, codec, account_id, order_id).version
+    since = since or _replaced_by(tx, account_id, order_id, until)
+    (one, before), (other, after) = (version(tx, codec, account_id, order_id, number) for number in (since, until))
+    found = differences.operations(before, after)
+    if found is None:
+        raise ConflictError("One of the two versions is no JSON that can be compared; read their exact bytes.")
+    return {
+        "account_id": account_id,
+        "order_id": order_id,
+        "from": one.version,
+        "to": other.version,
+        "kinds": changes.kinds(before, after) if found else [],
+        "operations": found,
+    }
+
+
+def _replaced_by(tx: Connection, account_id: uuid.UUID, order_id: str, number: int) -> int:
+    """The version that shows the moment before the one that version `number` shows."""
+    table = order_versions.c
+    shown = sa.select(table.read_at).where(*_of(account_id, order_id), table.version == number).scalar_subquery()
+    query = sa.select(table.version).where(*_of(account_id, order_id), table.read_at < shown)
+    found = tx.execute(query.order_by(table.read_at.desc(), table.version.desc()).limit(1)).scalar_one_or_none()
+    if found is None:
+        raise NotFoundError(f"The order {order_id} has no version before {number}; name another one with from=.")
+    return int(found)
 
 
 def events(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
 
 from orders_backup import db as database
-from orders_backup import rest
+from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
 from orders_backup.orders import feed, history, queries, shapes
@@ -16,6 +16,7 @@ from orders_backup.orders.queries import Filter
 router = APIRouter(prefix=rest.V1, tags=["orders"])
 
 Reader = Annotated[Caller, Security(rest.caller, scopes=["orders:read"])]
+Admin = Annotated[Caller, Security(rest.caller, scopes=["admin"])]
 OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]
 AccountId = Annotated[uuid.UUID | None, Query(description="Needed where several accounts hold the order.")]
 Fields = Literal["summary", "full"]
@@ -140,6 +141,25 @@ def show_version(
     return Response(body, media_type=OCTETS, headers=headers)
 
 
+@router.get("/orders/{order_id}/diff", responses={200: {"model": shapes.Diff}})
+def show_diff(
+    *,
+    request: Request,
+    caller: Reader,
+    order_id: OrderId,
+    since: Annotated[
+        int | None, Query(alias="from", ge=1, le=2**31 - 1, description="The version before `to`.")
+    ] = None,
+    until: Annotated[int | None, Query(alias="to", ge=1, le=2**31 - 1, description="The newest version.")] = None,
+    account_id: AccountId = None,
+) -> Response:
+    """What differs between two versions: a JSON Patch (RFC 6902), each step with a sentence for a person."""
+    runtime = rest.runtime(request)
+    with database.snapshot(runtime.db) as tx:
+        holder = queries.find(tx, order_id, seen_by=caller.user_id, account_id=account_id)
+        return rest.answer(history.diff(tx, runtime.codec, holder, order_id, since=since, until=until))
+
+
 @router.get("/orders/{order_id}/events", responses={200: {"model": shapes.EventPage}})
 def list_events(
     *,
@@ -182,3 +202,13 @@ def list_changes(
             tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
         )
     return rest.answer(shapes.ChangePage(items, rest.cursor(reached, query=query), has_more))
+
+
+@router.get("/schema-drift", responses={200: {"model": shapes.DriftPage}})
+def list_schema_drift(request: Request, caller: Admin) -> Response:
+    """In what Allegro's documents differ from the shape this program knows, newest finding first; at most 1,000.
+
+    Of the whole installation; a key that is bound to one user is shown no examples.
+    """
+    with database.snapshot(rest.runtime(request).db) as tx:
+        return rest.page(drift.findings(tx, seen_by=caller.user_id), None)

@@ -25,7 +25,9 @@ def tame(body: bytes) -> str | None:
     None where the bytes are no JSON that can be tamed.
     """
     try:
-        value = json.loads(body.decode("utf-8", "replace"), parse_float=_number, parse_int=_number, parse_constant=str)
+        value = json.loads(
+            body.decode("utf-8-sig", "replace"), parse_float=_number, parse_int=_number, parse_constant=str
+        )
         return json.dumps(_clean(value), ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return None

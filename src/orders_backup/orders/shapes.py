@@ -8,6 +8,10 @@ from typing import Annotated
 import msgspec
 from pydantic import GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
+from typing_extensions import TypedDict
+
+from orders_backup.drift import Finding
+from orders_backup.orders.diff import Operation
 
 Document = Annotated[
     msgspec.Raw,
@@ -97,6 +101,20 @@ class Change:
     stored_at: datetime
 
 
+Diff = TypedDict(
+    "Diff",
+    {
+        "account_id": uuid.UUID,
+        "order_id": str,
+        "from": int,
+        "to": int,
+        "kinds": list[str],
+        "operations": list[Operation],
+    },
+)
+"""What turns version `from` of an order into version `to`; no operations where only the bytes differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class OrderPage:
     """A page of orders, without `order_data` where `fields=summary`."""
@@ -128,6 +146,14 @@ class ChangePage:
     items: list[Change]
     next_cursor: str
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPage:
+    """Everything that was found in Allegro's documents and is not known, or is known and was missed."""
+
+    items: list[Finding]
+    next_cursor: None
 
 
 def document(body: bytes | None) -> msgspec.Raw | None:

@@ -1,18 +1,18 @@
 """The listing job of one account: history first, then the full syncs and whatever was asked for, run by run."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
+from orders_backup.sync import evidence, plan, pull, reconcile, state, windows
 from orders_backup.sync import job as jobs
-from orders_backup.sync import plan, pull, reconcile, state, windows
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
@@ -37,6 +37,7 @@ def _list(job: Job) -> datetime:
         is_over = windows.advance(job, run, cause="backfill" if run.kind == "backfill" else "sweep")
     finally:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
             state.count_calls(tx, run.id, job.calls.made)
     return _finish(job, run.id) if is_over else job.now()
 
@@ -48,15 +49,29 @@ def _run(job: Job) -> "Row[Any]":
         is_backfilled = state.has_finished(tx, job.account_id, "backfill")
         kinds = state.LISTING_KINDS if is_backfilled else ("backfill",)
         found = state.unfinished(tx, job.account_id, kinds)
-        run_id = found.id if found else state.open_run(tx, job.account_id, "full" if is_backfilled else "backfill")
+        run_id = (
+            found.id
+            if found
+            else state.open_run(tx, job.account_id, _next_kind(tx, job) if is_backfilled else "backfill")
+        )
         run = state.run(tx, run_id)
         if run.status == "queued":
             state.begin_run(tx, run_id, _windows(job, run), account_id=job.account_id, now=job.now())
         return state.run(tx, run_id)
 
 
+def _next_kind(tx: Connection, job: Job) -> str:
+    """A full sync, or after a month the certificate: every order of the year."""
+    return "reconcile" if _certificate_due_at(tx, job) <= job.now() else "full"
+
+
+def _certificate_due_at(tx: Connection, job: Job) -> datetime:
+    proven_at, tried_at = state.certified(tx, job.account_id)
+    return plan.certificate_due_at(job.account_id, proven_at=proven_at, tried_at=tried_at)
+
+
 def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
-    now = datetime.fromtimestamp(int(job.now().timestamp() * 1000) / 1000, UTC)  # Allegro counts milliseconds
+    now = plan.in_milliseconds(job.now())
     if run.kind == "backfill":
         return plan.whole(now - plan.SETTLED)
     if run.kind == "full" and run.range_from is None and run.range_to is None:
@@ -69,11 +84,12 @@ def _finish(job: Job, run_id: UUID) -> datetime:
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        unproven = [window for window in state.windows(tx, job.account_id, run_id) if window.status == "unstable"]
+        unproven = [window for window in evidence.windows(tx, job.account_id, run_id) if window.status == "unstable"]
         error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
         state.finish_run(tx, run_id, error=error, now=now)
         run = state.run(tx, run_id)
         another = state.unfinished(tx, job.account_id, state.LISTING_KINDS)
+        due_at = min(now + job.interval, _certificate_due_at(tx, job))
         has_debts = state.next_owed_at(tx, job.account_id) is not None
         if has_debts:
             state.make_journal_due(tx, job.account_id)
@@ -92,4 +108,4 @@ def _finish(job: Job, run_id: UUID) -> datetime:
     if another is not None and error is None:
         return now
     job.values = {} if error else {"succeeded_at": now}
-    return now + (plan.backoff(job.lease.failures + 5) if error else job.interval)
+    return now + plan.backoff(job.lease.failures + 5) if error else max(due_at, now)

@@ -18,6 +18,7 @@ from orders_backup.errors import (
     AllegroError,
     AllegroNotFoundError,
     AllegroUnavailableError,
+    AllegroUnreadableError,
     BudgetExhaustedError,
     OrdersBackupError,
 )
@@ -33,6 +34,9 @@ UNLISTED = frozenset({"unlisted", "merge"})
 FEW = 2
 """Up to this many orders are read one by one without looking for a cheaper way."""
 
+ENOUGH = 4
+"""So many single reads that all fail are an outage; the others need not be tried."""
+
 log = structlog.get_logger()
 
 
@@ -43,7 +47,7 @@ def pay(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
     """
     try:
         _by_pages(job, run_id, debts)
-    except BudgetExhaustedError:  # single reads have a budget of their own
+    except (BudgetExhaustedError, AllegroUnreadableError):  # single reads have a budget of their own, and no neighbours
         log.info("pages_postponed", account_id=str(job.account_id), owed=len(debts))
     return _one_by_one(job, run_id, debts)
 
@@ -95,7 +99,7 @@ def _pages(
     """Further pages, several on the way at once, until nothing is owed any more."""
     rest = list(offsets)
     while rest and debts and job.now() < job.ends_at:
-        batch = rest[: job.calls.permits(Route.ORDERS, jobs.IN_FLIGHT)]
+        batch = rest[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(rest)))]
         rest = rest[len(batch) :]
         pages = jobs.side_by_side(batch, lambda offset: job.calls.ask(Route.ORDERS, partial(ask, offset)))
         for page in pages:
@@ -136,8 +140,13 @@ class _Tried:
     @property
     def outage(self) -> AllegroError | None:
         """Everything fails because Allegro is away: nobody's own failure."""
-        away = [error for _, error in self.failed if isinstance(error, AllegroUnavailableError)]
+        away = [error for _, error in self.failed if _is_away(error)]
         return away[0] if away and not self.landed else None
+
+
+def _is_away(error: AllegroError) -> bool:
+    """An answer that is too large or broken inside tells of its order, when the journal was just read."""
+    return isinstance(error, AllegroUnavailableError) and not isinstance(error, AllegroUnreadableError)
 
 
 def _one_by_one(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
@@ -147,8 +156,8 @@ def _one_by_one(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
     """
     rest, tried = list(debts.values()), _Tried()
     try:
-        while rest and job.now() < job.ends_at and not (tried.outage and len(tried.failed) >= jobs.IN_FLIGHT):
-            batch = rest[: job.calls.permits(Route.DEFAULT, jobs.IN_FLIGHT)]
+        while rest and job.now() < job.ends_at and not (tried.outage and len(tried.failed) >= ENOUGH):
+            batch = rest[: job.calls.permits(Route.DEFAULT, min(job.calls.in_flight, len(rest)))]
             rest = rest[len(batch) :]
             _read_singly(job, run_id, batch, tried)
     finally:
@@ -175,7 +184,7 @@ def _count_failures(job: Job, tried: _Tried) -> None:
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         for debt, error in tried.failed:
-            own = tried.landed or not isinstance(error, AllegroUnavailableError)
+            own = tried.landed or not _is_away(error)
             if state.unpaid(tx, debt, error=str(error), counts=own, now=job.now()):
                 log.error("order_set_aside", account_id=str(job.account_id), order_id=debt.order_id, code=error.code)
 
@@ -197,7 +206,7 @@ def _settle_one(job: Job, run_id: UUID, debt: "Row[Any]", answer: OneOrder | Ord
     if not isinstance(reading, Reading) or reading.facts.order_id != debt.order_id:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
-            unreadable = changes.Unreadable(reading.sent_at, reading.body, reading.sha256)
+            unreadable = changes.unreadable(reading.sent_at, reading.body, "Allegro served this for another order.")
             archive.record(tx, job.runtime.codec, job.account_id, [unreadable], cause="event")
         return AllegroError("Allegro's answer is not the order that was asked for; its bytes are kept.")
     with database.transaction(job.runtime.db) as tx:

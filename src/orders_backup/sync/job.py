@@ -24,18 +24,20 @@ from orders_backup.errors import (
     LeaseLostError,
     OrdersBackupError,
     ReauthorizationRequiredError,
+    SyncStoppedError,
     TokenBusyError,
 )
 from orders_backup.orders import archive, changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading
 from orders_backup.runtime import Runtime
-from orders_backup.sync import plan, state
+from orders_backup.sync import dispatch, plan, state
 from orders_backup.sync.plan import Debt
 
 SLICE = timedelta(seconds=20)
 """How long a job works at a stretch; then it is due again at once, so that others get their turn."""
-IN_FLIGHT = 4
+TURN = timedelta(minutes=2)
+"""How long it goes on, slice after slice, while nobody waits for a turn: coming back costs up to a second of budget."""
 TOKEN_PAUSE = timedelta(seconds=3)
 FORBIDDEN_PAUSE = timedelta(minutes=5)
 
@@ -60,6 +62,7 @@ class Job:
     slice_ends_at: datetime
     calls: Calls
     values: dict[str, object] = field(default_factory=dict)
+    new_events: int = 0
 
     def now(self) -> datetime:
         return self.runtime.clock.now()
@@ -70,7 +73,10 @@ class Job:
         return datetime.min.replace(tzinfo=UTC) if self.runtime.stopping.is_set() else self.slice_ends_at
 
     def fence(self, tx: Connection) -> None:
+        """Raises LeaseLostError, and SyncStoppedError where the account was paused or may not be synced any more."""
         due.fence(tx, self.lease, extend=self.runtime.settings.lease)
+        if not dispatch.is_wanted(tx, self.account_id):
+            raise SyncStoppedError("This account was paused or disconnected.")
 
 
 def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, body: Callable[[Job], datetime]) -> None:
@@ -90,12 +96,14 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
     known = (claimed.cursor, claimed.followed_at, claimed.interval)
     job = Job(runtime, account_id, kind, claimed.lease, *known, ends_at, calls)
     try:
-        due_at = body(job)
+        due_at = _turn(job, body, priority)
     except (BudgetExhaustedError, TokenBusyError) as error:
         retry_at = error.retry_at if isinstance(error, BudgetExhaustedError) else job.now() + TOKEN_PAUSE
         _settle(job, due_at=retry_at, failures=job.lease.failures, last_error=None)
     except LeaseLostError:
         log.warning("sync_lease_lost", account_id=str(account_id), kind=kind)
+    except SyncStoppedError:
+        _settle(job, due_at=None, failures=0, last_error=None)
     except AllegroError as error:
         failures = job.lease.failures + 1
         _settle(job, due_at=job.now() + _pause(error, failures), failures=failures, last_error=str(error))
@@ -110,10 +118,28 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
         )
     else:
         _settle(job, due_at=due_at, failures=0, last_error=None, at_once=True)
+    finally:
+        runtime.drift.write(runtime.db)
+
+
+def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> datetime:
+    """Slice after slice, as long as there is more to do at once and nobody waits; the moment to go on after that."""
+    while True:
+        due_at = body(job)
+        now = job.now()
+        is_over = now - job.lease.now > TURN or job.runtime.stopping.is_set()
+        if due_at > now or is_over or not job.calls.made:
+            return due_at
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            if dispatch.somebody_waits(tx, job.kind):
+                return due_at
+        job.slice_ends_at = now + SLICE
+        job.calls = Calls(job.runtime, job.account_id, priority=priority)
 
 
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
-    """The answers in the order of the questions, several on the way at once; a known failure stands for its answer."""
+    """The answers in the order of the questions, all on the way at once; a known failure stands for its answer."""
 
     def answer(question: Q) -> A | OrdersBackupError:
         try:
@@ -121,9 +147,9 @@ def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | Ord
         except OrdersBackupError as error:
             return error
 
-    if len(questions) == 1:
-        return [answer(questions[0])]
-    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="call") as pool:
+    if len(questions) <= 1:
+        return [answer(question) for question in questions]
+    with ThreadPoolExecutor(len(questions), thread_name_prefix="call") as pool:
         return list(pool.map(answer, questions))
 
 
@@ -137,6 +163,8 @@ def record(
     recorded = archive.record(tx, job.runtime.codec, job.account_id, readings, cause=cause)
     readable = [one for one in readings if isinstance(one, Reading)]
     struck: list[str] = []
+    bodies = ((one.facts.order_id, one.body) for one in readable)
+    job.runtime.drift.see("order", job.account_id, bodies, sampled=cause == "backfill")
     if readable:
         ids, sent_at = [one.facts.order_id for one in readable], readable[0].sent_at
         struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)
@@ -147,15 +175,14 @@ def record(
     return recorded, set(struck)
 
 
-def _settle(job: Job, *, due_at: datetime, failures: int, last_error: str | None, at_once: bool = False) -> None:
+def _settle(job: Job, *, due_at: datetime | None, failures: int, last_error: str | None, at_once: bool = False) -> None:
     """Gives the sync back. `at_once`: a run that was asked for meanwhile makes it due now; a job that has to wait,
     for the budget or after a failure, waits all the same."""
     try:
         with database.transaction(job.runtime.db) as tx:
-            job.fence(tx)  # a run that is asked for now waits for us, and is then due
-            kinds = ("incremental",) if job.kind == "journal" else state.LISTING_KINDS
-            waiting = state.unfinished(tx, job.account_id, kinds)
-            if at_once and waiting is not None and waiting.status == "queued":
+            due.fence(tx, job.lease, extend=job.runtime.settings.lease)  # a run that is asked for now waits for us
+            waiting = state.unfinished(tx, job.account_id, state.RUN_KINDS.get(job.kind, ()))
+            if at_once and due_at is not None and waiting is not None and waiting.status == "queued":
                 due_at = min(due_at, job.now())
             due.settle(tx, job.lease, due_at=due_at, failures=failures, last_error=last_error, **job.values)
     except LeaseLostError:

@@ -22,7 +22,7 @@ from orders_backup.errors import (
 from orders_backup.orders import archive
 from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import debts, plan, state
+from orders_backup.sync import alarms, debts, discoveries, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -39,7 +39,7 @@ def pin(job: Job) -> None:
     newest = job.calls.ask(Route.EVENTS, lambda token: client.latest_event_id(job.runtime.allegro, token))
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        state.pin_cursor(tx, job.account_id, newest or "0")
+        state.pin_cursor(tx, job.account_id, plan.later("0", plan.credible([newest or "0"], now=job.now())))
 
 
 def _pull(job: Job) -> datetime:
@@ -62,6 +62,7 @@ def _finish(job: Job) -> datetime:
     now = job.now()
     job.values["succeeded_at"] = now
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         next_owed_at = state.next_owed_at(tx, job.account_id)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None and run.status == "running":
@@ -70,7 +71,7 @@ def _finish(job: Job) -> datetime:
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
             log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
-    next_poll = now + job.runtime.settings.events_interval
+        next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
 
 
@@ -91,8 +92,10 @@ def _follow(job: Job) -> _Followed:
         if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
             state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
+        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
+            alarms.give(tx, job.account_id, now=job.now())
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
-    after = plan.later(plan.overlapped(cursor), [known] if known else [])
+    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
     while job.now() < job.ends_at:
         try:
             page = job.calls.ask(Route.EVENTS, partial(_events, job, after))
@@ -105,7 +108,10 @@ def _follow(job: Job) -> _Followed:
             if new and run_id is None:
                 run_id = _opened(tx, job)
             state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
-            newest = plan.later(job.cursor or "0", [event.event_id for event in page.events])
+            _note_late(tx, job, new, cursor=cursor)
+            job.runtime.drift.see("event", job.account_id, ((event.order_id, event.body) for event in new))
+            ids = plan.credible((event.event_id for event in page.events), now=job.now())
+            newest = plan.later(job.cursor or "0", ids)
             if newest != job.cursor:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
             if run_id is not None:
@@ -114,16 +120,25 @@ def _follow(job: Job) -> _Followed:
         job.cursor = newest
         if len(page.events) < client.EVENTS_LIMIT:
             return _Followed(run_id, None)
-        reached = plan.later(page.events[-1].event_id, [] if new else [newest])
+        reached = plan.later(ids[-1] if ids else after, [] if new else [newest])
         if reached == after:
             raise AllegroAnswerError("Allegro served the same page of the journal again.")
         after = reached
     return _Followed(run_id, job.now())
 
 
+def _note_late(tx: Connection, job: Job, new: Sequence[Event], *, cursor: str) -> None:
+    """Events that became visible below the cursor: only the overlap met them. The first reading ever has no cursor of
+    its own making, and what lies before it is the backfill's."""
+    if job.followed_at is not None:
+        late = {event.order_id for event in new if event.order_id and plan.later(cursor, [event.event_id]) == cursor}
+        discoveries.note(tx, job.account_id, net="overlap", what="changed", orders=len(late), now=job.now())
+
+
 def _note_lag(job: Job, new: Sequence[Event]) -> None:
     """How old the newest of the events beyond the cursor was when it was stored; older ones came by the overlap."""
     beyond = [event for event in new if plan.later(job.cursor or "0", [event.event_id]) != job.cursor]
+    job.new_events += len(beyond)
     moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
         job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)
@@ -152,6 +167,7 @@ def _opened(tx: Connection, job: Job) -> UUID:
 
 def _count_calls(job: Job) -> None:
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None:
             state.count_calls(tx, run.id, job.calls.made)
@@ -160,6 +176,7 @@ def _count_calls(job: Job) -> None:
 def _pay(job: Job, run_id: UUID | None) -> bool:
     """Reads the owed orders, in a run that counts them. False where the slice ended first."""
     with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
         owed = {debt.order_id: debt for debt in state.owed(tx, job.account_id, now=job.now())}
         if owed and run_id is None:
             run_id = _opened(tx, job)

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from typing_extensions import TypedDict
 
 from orders_backup.accounts import queries as accounts
+from orders_backup.allegro import client
 from orders_backup.errors import NotFoundError
 from orders_backup.tables import sync_history
 
@@ -37,11 +38,14 @@ Run = TypedDict(
         "expected": int | None,
         "progress": float | None,
         "eta_seconds": float | None,
+        "eta_low": float | None,
+        "eta_high": float | None,
         "error": str | None,
     },
 )
 """One run: `listed` = inserted + updated + unchanged + set_aside + gone. `calls`: requests made to Allegro;
-`expected`: how many orders Allegro says there are; `progress` 0 to 1 and `eta_seconds` null while unknown."""
+`expected`: how many orders Allegro says there are; `progress` 0 to 1 and `eta_seconds` null while unknown; it lies
+between `eta_low` and `eta_high` in all probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,17 @@ def eta_seconds(elapsed: float, listed: int, expected: int | None) -> float | No
     return round(elapsed * max(0, expected - listed) / listed, 1)
 
 
+def eta_between(eta: float | None, pages: int) -> tuple[float | None, float | None]:
+    """Where the ETA lies, in all probability. Each page took as long as the budget and Allegro let it take: with times
+    that vary by as much as they are long, the mean of n of them is off by less than 2 / sqrt(n) in 19 of 20 cases.
+    A tenth is added, because the rest need not go like the beginning.
+    """
+    if eta is None:
+        return None, None
+    off = 1.1 + 2 / max(pages, 1) ** 0.5
+    return round(eta / off, 1), round(eta * off, 1)
+
+
 def _runs() -> "sa.Select[Any]":
     return sa.select(sync_history, sa.func.clock_timestamp().label("now"))
 
@@ -90,11 +105,15 @@ def _runs() -> "sa.Select[Any]":
 def _run(row: dict[str, Any]) -> Run:
     elapsed = (row["now"] - row["started_at"]).total_seconds() if row["started_at"] else 0.0
     is_running = row["status"] == "running"
+    eta = eta_seconds(elapsed, row["listed"], row["expected"]) if is_running else None
+    low, high = eta_between(eta, row["listed"] // client.LIST_LIMIT)
     derived = {
         "from": row["range_from"],
         "to": row["range_to"],
         "progress": accounts.progress(row["status"], row["listed"], row["expected"]),
-        "eta_seconds": eta_seconds(elapsed, row["listed"], row["expected"]) if is_running else None,
+        "eta_seconds": eta,
+        "eta_low": low,
+        "eta_high": high,
     }
     row |= derived
     return cast("Run", {name: row[name] for name in Run.__annotations__})

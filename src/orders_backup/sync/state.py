@@ -1,4 +1,4 @@
-"""The SQL of what is due and how far we are: syncs, runs, windows, debts. Decides nothing; commits nothing."""
+"""The SQL of what is due and how far we are: syncs, runs, debts. Decides nothing; commits nothing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from orders_backup import due
 from orders_backup.due import Lease
 from orders_backup.errors import ConflictError, LeaseLostError, NotFoundError
 from orders_backup.orders.archive import Recorded
-from orders_backup.sync import plan
+from orders_backup.sync import evidence, plan
 from orders_backup.sync.plan import Debt, Ranked, Window
-from orders_backup.tables import accounts, owed_orders, sync_history, sync_windows, syncs
+from orders_backup.tables import accounts, owed_orders, sync_history, syncs
 
 LISTING_KINDS = ("backfill", "full", "reconcile")
+RUN_KINDS = {"journal": ("incremental",), "listing": LISTING_KINDS, "sweep": ("sweep",), "extras": ()}
+"""Which kinds of run each standing job works on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Claimed:
     interval: timedelta
 
 
-# The two standing jobs of an account
+# The standing jobs of an account
 
 
 def wake(tx: Connection) -> None:
@@ -53,9 +55,9 @@ _HASTEN = sa.text("""
 _WAKE = sa.text("""
     INSERT INTO syncs (account_id, kind, due_at)
     SELECT a.id, k.kind, clock_timestamp()
-      FROM accounts a CROSS JOIN (VALUES ('journal'), ('listing')) AS k (kind)
+      FROM accounts a CROSS JOIN (VALUES ('journal'), ('listing'), ('sweep'), ('extras')) AS k (kind)
       LEFT JOIN syncs s ON s.account_id = a.id AND s.kind = k.kind
-     WHERE a.status = 'active' AND NOT a.paused AND s.due_at IS NULL
+     WHERE a.status = 'active' AND NOT a.paused AND s.due_at IS NULL AND (k.kind <> 'extras' OR a.extras <> '{}')
         ON CONFLICT (account_id, kind) DO UPDATE SET due_at = excluded.due_at, rung_at = NULL, failures = 0
 """)
 
@@ -100,6 +102,12 @@ def pin_cursor(tx: Connection, account_id: UUID, cursor: str) -> None:
 def journal_cursor(tx: Connection, account_id: UUID) -> str | None:
     """The journal's cursor; None where it was never pinned."""
     query = sa.select(syncs.c.cursor).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
+    return tx.execute(query).scalar_one_or_none()
+
+
+def followed_at(tx: Connection, account_id: UUID) -> datetime | None:
+    """When the journal was last read to its end; None where it never was."""
+    query = sa.select(syncs.c.succeeded_at).where(syncs.c.account_id == account_id, syncs.c.kind == "journal")
     return tx.execute(query).scalar_one_or_none()
 
 
@@ -187,11 +195,47 @@ def has_finished(tx: Connection, account_id: UUID, kind: str) -> bool:
     return tx.execute(query.limit(1)).one_or_none() is not None
 
 
+def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:
+    """When the newest run of this kind that ended was begun; None where there is none."""
+    table = sync_history.c
+    query = sa.select(table.started_at).where(table.account_id == account_id, table.kind == kind)
+    query = query.where(table.finished_at.is_not(None)).order_by(table.requested_at.desc()).limit(1)
+    found: datetime | None = tx.execute(query).scalar_one_or_none()
+    return found
+
+
+def certified(tx: Connection, account_id: UUID) -> tuple[datetime | None, datetime | None]:
+    """When a run that lists the whole year order by order last succeeded, and when one last ended."""
+    table = sync_history.c
+    succeeded = sa.func.max(table.finished_at).filter(table.status == "succeeded")
+    query = sa.select(succeeded, sa.func.max(table.finished_at)).where(
+        table.account_id == account_id,
+        table.kind.in_(("backfill", "reconcile")),
+        table.range_from.is_(None),
+        table.range_to.is_(None),
+    )
+    row = tx.execute(query).one()
+    return row[0], row[1]
+
+
+def has_swept(tx: Connection, account_id: UUID, *, from_before: datetime, since: datetime) -> bool:
+    """Whether a sweep that began since then compared purchases from before this moment, and succeeded."""
+    table = sync_history.c
+    query = sa.select(table.id).where(
+        table.account_id == account_id,
+        table.requested_at >= since,
+        table.kind == "sweep",
+        table.status == "succeeded",
+        table.range_from < from_before - timedelta(days=1),
+    )
+    return tx.execute(query.limit(1)).one_or_none() is not None
+
+
 def begin_run(tx: Connection, run_id: UUID, windows: Sequence[Window], *, account_id: UUID, now: datetime) -> None:
     """From queued to running, with the windows it has to prove."""
     table = sync_history.c
     tx.execute(sa.update(sync_history).values(status="running", started_at=now).where(table.id == run_id))
-    add_windows(tx, run_id, windows, account_id=account_id, depth=0)
+    evidence.add_windows(tx, run_id, windows, account_id=account_id, depth=0)
 
 
 def count(tx: Connection, run_id: UUID, recorded: Recorded, *, gone: int = 0, events: int = 0) -> None:
@@ -235,105 +279,6 @@ def _add(tx: Connection, run_id: UUID, **amounts: int) -> None:
         tx.execute(sa.update(sync_history).values(values).where(table.id == run_id))
 
 
-# Windows
-
-
-def add_windows(tx: Connection, run_id: UUID, windows: Sequence[Window], *, account_id: UUID, depth: int) -> None:
-    """Windows to be proven by a run."""
-    rows = [
-        {
-            "account_id": account_id,
-            "run_id": run_id,
-            "window_from": window.since,
-            "window_to": window.until,
-            "method": window.method,
-            "depth": depth,
-        }
-        for window in windows
-    ]
-    if rows:
-        tx.execute(insert(sync_windows).values(rows).on_conflict_do_nothing())
-
-
-def next_window(tx: Connection, account_id: UUID, run_id: UUID) -> "Row[Any] | None":
-    """The newest window of the run that is still open."""
-    table = sync_windows.c
-    query = sa.select(sync_windows).where(
-        table.account_id == account_id, table.run_id == run_id, table.status == "open"
-    )
-    return tx.execute(query.order_by(table.window_to.desc()).limit(1)).one_or_none()
-
-
-def windows(tx: Connection, account_id: UUID, run_id: UUID) -> "Sequence[Row[Any]]":
-    """The run's windows that stand for themselves, newest first; those that were split are left out."""
-    table = sync_windows.c
-    query = sa.select(sync_windows).where(
-        table.account_id == account_id, table.run_id == run_id, table.status != "split"
-    )
-    return tx.execute(query.order_by(table.window_to.desc())).all()
-
-
-def caught(tx: Connection, window: "Row[Any]", recorded: Recorded, *, unplaced: int) -> None:
-    """Adds to a window what a page brought that the archive did not have, and the rows that cannot be placed in it."""
-    table = sync_windows.c
-    values = {
-        "set_aside": table.set_aside + unplaced,
-        "found_missing": table.found_missing + recorded.inserted,
-        "found_changed": table.found_changed + recorded.updated,
-    }
-    update_window(tx, window, **values)
-
-
-def update_window(tx: Connection, window: "Row[Any]", **values: Any) -> None:
-    """Writes what was found in a window."""
-    table = sync_windows.c
-    tx.execute(
-        sa.update(sync_windows)
-        .values(values)
-        .where(
-            table.account_id == window.account_id,
-            table.run_id == window.run_id,
-            table.window_from == window.window_from,
-            table.window_to == window.window_to,
-        )
-    )
-
-
-def stored_in(tx: Connection, window: "Row[Any]") -> "Row[Any]":
-    """Our orders bought in the window: `present` (not known gone), `listed` (seen since the window was begun),
-    `superseded` (gone from Allegro)."""
-    query = sa.text("""
-        SELECT count(*) FILTER (WHERE gone_at IS NULL) AS present,
-               count(*) FILTER (WHERE gone_at IS NULL AND read_at >= :started) AS listed,
-               count(*) FILTER (WHERE gone_at IS NOT NULL) AS superseded
-          FROM orders
-         WHERE account_id = :account AND ordered_at >= :since AND ordered_at < :until
-    """)
-    return tx.execute(query, _window_of(window)).one()
-
-
-def owe_unlisted(tx: Connection, window: "Row[Any]", *, now: datetime) -> int:
-    """Orders of ours that Allegro did not list in this window have to be read one by one; how many these are."""
-    query = sa.text("""
-        INSERT INTO owed_orders (account_id, order_id, cause, owed_at, due_at)
-        SELECT account_id, order_id, 'unlisted', :now, :now
-          FROM orders
-         WHERE account_id = :account AND ordered_at >= :since AND ordered_at < :until
-           AND gone_at IS NULL AND read_at < :started
-            ON CONFLICT (account_id, order_id) DO NOTHING
-    """)
-    return tx.execute(query, {**_window_of(window), "now": now}).rowcount
-
-
-def _window_of(window: "Row[Any]") -> dict[str, Any]:
-    return {
-        "account": window.account_id,
-        "since": window.window_from,
-        "until": window.window_to,
-        "started": window.started_at,
-    }
-
-
 # Debts
 
 
@@ -364,6 +309,7 @@ def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, 
         "due_at": new.due_at,
         "failures": 0,
         "set_aside_at": None,
+        "acknowledged_at": None,
     }
     tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "order_id"], set_=changed))
 

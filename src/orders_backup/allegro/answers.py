@@ -1,0 +1,87 @@
+"""One HTTP call and its answer's bytes, read within bounds of size and time. Knows no address and no field."""
+
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, AllegroUnreadableError
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes of an answer, unpacked. A hundred ordinary orders are 300 kB."""
+BEGINNING = 64 * 1024
+"""How much is kept of a larger one."""
+LONGEST_SECONDS = 40.0
+"""From the first to the last byte; each of them has the client's own time limit besides."""
+ENCODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip"}
+"""What we ask for. The HTTP library would unpack others too, and some without any bound."""
+_GZIP = 31
+_PIECE = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer whose bytes have all arrived."""
+
+    status_code: int
+    headers: httpx.Headers
+    content: bytes
+
+
+def send(http: httpx.Client, method: str, path: str, **request: Any) -> Answer:
+    """Raises httpx.HTTPError where the connection fails; AllegroUnreadableError for a 200 of more than LARGEST;
+    AllegroAnswerError for one that cannot be unpacked. Of other answers a long body is cut: nobody reads it."""
+    with http.stream(method, path, **request) as answer:
+        try:
+            content = _read(answer)
+        except AllegroAnswerError:
+            if answer.status_code == 200:
+                raise
+            content = b""
+        return Answer(answer.status_code, answer.headers, content)
+
+
+def _read(answer: httpx.Response) -> bytes:
+    encoding = ENCODINGS.get(answer.headers.get("content-encoding", "").strip().lower())
+    if encoding is None:
+        raise AllegroAnswerError("Allegro packed its answer in a way that was not asked for.", http_status=200)
+    pieces, size = [], 0
+    for piece in _unpacked(answer) if encoding else _arriving(answer):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST:
+            beginning = b"".join(pieces)[:BEGINNING]
+            raise AllegroUnreadableError(
+                f"Allegro's answer is larger than {LARGEST >> 20} MiB.", beginning, http_status=200
+            )
+    return b"".join(pieces)
+
+
+def _unpacked(answer: httpx.Response) -> Iterator[bytes]:
+    """Never more than a piece at once, however much a few packed bytes hold."""
+    unpacker = zlib.decompressobj(_GZIP)
+    try:
+        for packed in _arriving(answer):
+            rest = packed
+            while rest and not unpacker.eof:
+                yield unpacker.decompress(rest, _PIECE)
+                rest = unpacker.unconsumed_tail
+        while not unpacker.eof and (piece := unpacker.decompress(b"", _PIECE)):
+            yield piece
+    except zlib.error:
+        raise AllegroAnswerError("Allegro's answer cannot be unpacked.") from None
+    if not unpacker.eof:
+        raise AllegroAnswerError("Allegro's answer cannot be unpacked: it was cut off.")
+
+
+def _arriving(answer: httpx.Response) -> Iterator[bytes]:
+    """The bytes as they come off the wire."""
+    assert isinstance(answer.stream, httpx.SyncByteStream)  # noqa: S101 – a synchronous client has no other
+    ends_at = time.monotonic() + LONGEST_SECONDS
+    for piece in answer.stream:
+        yield piece
+        if time.monotonic() > ends_at:
+            raise AllegroUnavailableError(f"Allegro's answer took longer than {LONGEST_SECONDS:.0f} s.")

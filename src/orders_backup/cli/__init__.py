@@ -1,0 +1,60 @@
+"""What a person does by hand: the console script `orders-backup`. Asks other modules; decides nothing itself.
+
+Each command imports what it needs, so that `--help` does not wait for SQLAlchemy.
+"""
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from orders_backup.cli import accounts, care, keys, orders, service
+from orders_backup.errors import OrdersBackupError, SettingsError
+
+app = typer.Typer(
+    help="Keeps every Allegro.pl order and every version of it, for ever, and proves that nothing is missing.",
+    epilog="Example: orders-backup up",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for commands in (service.commands, orders.commands, care.commands):
+    app.add_typer(commands)
+app.add_typer(accounts.tokens, name="tokens")
+app.add_typer(keys.keys, name="keys")
+app.add_typer(accounts.accounts, name="accounts")
+app.add_typer(care.aside, name="set-aside")
+
+
+def main() -> None:
+    """Runs the command; a failure we know is one sentence on stderr, exit code 2 for settings and 1 otherwise."""
+    try:
+        app()
+    except SettingsError as error:
+        _fail(error, 2)
+    except OrdersBackupError as error:
+        _fail(error, 1)
+
+
+def _fail(error: OrdersBackupError, code: int) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"orders-backup {version('allegro-orders-backup')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

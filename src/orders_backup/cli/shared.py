@@ -1,0 +1,57 @@
+"""What the commands share: options, the runtime they work with, how they print."""
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orders_backup.runtime import Runtime
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(envvar="DATA_DIR", show_default="./.orders-backup", help="Where the embedded default keeps its data."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+AccountId = Annotated[uuid.UUID, typer.Argument(help="The account's id, as `accounts list` prints it.")]
+
+
+@contextmanager
+def opened(data_dir: Path | None) -> "Iterator[Runtime]":
+    from orders_backup import local, runtime
+
+    _log_to_stderr()
+    built = runtime.build(local.current_settings(data_dir), pool_size=1)
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def _log_to_stderr() -> None:
+    """Warnings only: stdout belongs to what was asked for."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
+def print_json(value: object) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_rows(value: object, lines: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(value)
+    elif lines:
+        typer.echo("\n".join(lines))

@@ -1,0 +1,94 @@
+"""Object storage: put, get and list under one prefix of one bucket, and its failures in our words."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore import exceptions as exc
+
+from orders_backup.errors import StorageUnavailableError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+CONNECT_WITHIN = timedelta(seconds=2)
+ANSWER_WITHIN = timedelta(seconds=4)
+"""Whoever waits for an answer may hold the intent of a refresh, which has a minute in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A bucket and the prefix under which everything of ours lies, empty or ending in a slash."""
+
+    bucket: "S3Store"
+    prefix: str
+
+
+def connect(
+    bucket: str,
+    *,
+    prefix: str = "",
+    endpoint_url: str = "",
+    region: str = "",
+    access_key_id: str = "",
+    secret_access_key: str = "",
+    session_token: str = "",
+) -> Store:
+    """A store; nothing is asked yet. What is empty here, the AWS libraries' other ways supply (roles, profiles)."""
+    from obstore.store import S3Store  # noqa: PLC0415 - loads a runtime that nobody needs who has no bucket
+
+    given = {
+        "endpoint": endpoint_url,
+        "region": region,
+        "access_key_id": access_key_id,
+        "secret_access_key": secret_access_key,
+        "session_token": session_token,
+    }
+    opened = S3Store(
+        bucket,
+        **{name: value for name, value in given.items() if value},  # type: ignore[arg-type]
+        client_options={
+            "connect_timeout": CONNECT_WITHIN,
+            "timeout": ANSWER_WITHIN,
+            "allow_http": endpoint_url.startswith("http://"),
+        },
+        retry_config={"max_retries": 0, "retry_timeout": ANSWER_WITHIN},
+    )
+    return Store(opened, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+
+
+def put(store: Store, key: str, content: bytes, *, if_absent: bool = False) -> bool:
+    """Stores an object whole or not at all. `if_absent`: an object that is there stays, and the answer is False
+    (servers that do not know conditions replace it). Raises StorageUnavailableError."""
+    try:
+        obstore.put(store.bucket, store.prefix + key, content, mode="create" if if_absent else "overwrite")
+    except exc.AlreadyExistsError:
+        return False
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+    return True
+
+
+def get(store: Store, key: str) -> bytes | None:
+    """The object's content; None where there is none. Raises StorageUnavailableError."""
+    try:
+        return bytes(obstore.get(store.bucket, store.prefix + key).bytes())
+    except (exc.NotFoundError, FileNotFoundError):
+        return None
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+
+
+def names(store: Store, prefix: str) -> list[str]:
+    """The keys in the folder `prefix`, which ends in a slash, sorted. Raises StorageUnavailableError."""
+    try:
+        found = [one["path"] for page in obstore.list(store.bucket, store.prefix + prefix) for one in page]
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+    return sorted(path.removeprefix(store.prefix) for path in found)
+
+
+def _unavailable(error: Exception) -> StorageUnavailableError:
+    """The kind of failure only: the text may hold the address with its signature."""
+    return StorageUnavailableError(f"The object storage does not answer: {type(error).__name__}.")

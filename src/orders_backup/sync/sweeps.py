@@ -1,0 +1,175 @@
+"""The hourly sweep of an account, for what the journal keeps silent: changes by `updatedAt`, then fulfilment statuses.
+
+A fulfilment status moves no `updatedAt` and not always the journal (Allegro's staff, 2025), so open orders are listed
+by status. What we hold as open and Allegro lists as open no more is owed a reading.
+"""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy.engine import Connection, Row
+
+from orders_backup import db as database
+from orders_backup.accounts.calls import Route
+from orders_backup.allegro import client
+from orders_backup.allegro.client import OrderPage
+from orders_backup.budget import Priority
+from orders_backup.errors import AllegroAnswerError, AllegroUnreadableError
+from orders_backup.orders.changes import Reading, Unreadable
+from orders_backup.runtime import Runtime
+from orders_backup.sync import alarms, discoveries, evidence, listing, nets, plan, state, windows
+from orders_backup.sync import job as jobs
+from orders_backup.sync.job import Job
+from orders_backup.sync.plan import Window
+
+UNTIL_BACKFILLED = timedelta(minutes=5)
+"""There is nothing to sweep before the history is loaded; after this long it is looked whether it is."""
+ATTEMPTS = 3
+"""After so many unsound pages by `updatedAt` the sweep fails, and goes on later where it was."""
+
+log = structlog.get_logger()
+
+
+def sweep(runtime: Runtime, account_id: UUID) -> None:
+    """One slice of the account's sweep, if it is due."""
+    jobs.work(runtime, account_id, "sweep", priority=Priority.OPEN_ORDERS, body=_sweep)
+
+
+def _sweep(job: Job) -> datetime:
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        alarms.give(tx, job.account_id, now=job.now())
+        is_backfilled = state.has_finished(tx, job.account_id, "backfill")
+    if not is_backfilled:
+        return job.now() + UNTIL_BACKFILLED
+    run = _run(job)
+    try:
+        is_over = _updated(job, run) and windows.advance(job, run, cause="sweep")
+    finally:
+        with database.transaction(job.runtime.db) as tx:
+            state.count_calls(tx, run.id, job.calls.made)
+    return _finish(job, run.id) if is_over else job.now()
+
+
+def _run(job: Job) -> "Row[Any]":
+    """The sweep to go on with, or a new one. Its range are the purchases whose fulfilment it compares."""
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        found = state.unfinished(tx, job.account_id, ("sweep",))
+        if found is not None:
+            return found
+        now = plan.in_milliseconds(job.now())
+        parts = _windows(tx, job.account_id, now)
+        since = min(window.since for window in parts)
+        run_id = state.open_run(tx, job.account_id, "sweep", range_from=since, range_to=now - plan.SETTLED)
+        state.begin_run(tx, run_id, parts, account_id=job.account_id, now=now)
+        return state.run(tx, run_id)
+
+
+def _windows(tx: Connection, account_id: UUID, now: datetime) -> list[Window]:
+    recent = now - plan.RECENT
+    held = evidence.held(tx, account_id, since=recent, statuses=nets.OPEN)
+    parts = nets.open_orders(now, held=held)
+    if state.has_swept(tx, account_id, from_before=recent, since=now - nets.OLDER_EVERY):
+        return parts
+    statuses = evidence.statuses_held(tx, account_id, since=now - plan.REACH, until=recent)
+    return parts + nets.older_orders(now, statuses)
+
+
+def _updated(job: Job, run: "Row[Any]") -> bool:
+    """Everything with a younger `updatedAt` than the sweeps before had reached, oldest change first.
+
+    Each page begins where the one before ended, by its moment and not by an offset: what changes meanwhile moves to
+    the end of the list and is met again there. Only the last page makes it enough. False where the slice ended first.
+    A list with fewer changes than we know of is believed only the third time: an order may have been merged away.
+    """
+    enough = run.started_at - nets.OVERLAP
+    with database.transaction(job.runtime.db) as tx:
+        began = state.began(tx, job.account_id, "backfill") or run.started_at
+    swept_to = datetime.fromisoformat(job.cursor) if job.cursor else None
+    since, offset, unsound = nets.updated_since(swept_to, backfill_began=began), 0, 0
+    while swept_to is None or swept_to < enough:
+        if job.now() >= job.ends_at:
+            return False
+        try:
+            page = job.calls.ask(Route.ORDERS, partial(_ask, job, since, offset))
+        except AllegroUnreadableError as error:  # the full sync finds the order that spoils it, row by row
+            log.warning("sweep_cut_short", account_id=str(job.account_id), code=error.code)
+            _remember(job, enough)
+            return True
+        readings = listing.read(page)
+        held = _store(job, run, readings, since=since)
+        wrong = _fault(page, readings, since=since, offset=offset)
+        if wrong is None and page.total_count < held and unsound < ATTEMPTS - 1:
+            wrong = f"{page.total_count} changes were listed and {held} are known"
+        if wrong is not None:
+            unsound, offset = unsound + 1, 0
+            log.warning("sweep_restarted", account_id=str(job.account_id), attempts=unsound, note=wrong)
+            if unsound >= ATTEMPTS:
+                raise AllegroAnswerError(f"Allegro's list by change was unsound: {wrong}.")
+            continue
+        newest = max((one for one in map(_updated_at, readings) if one is not None), default=since)
+        is_last = offset + len(readings) >= page.total_count
+        since, offset = (newest, 0) if newest > since else (since, offset + len(readings))
+        swept_to = enough if is_last else min(since, enough - plan.MILLISECOND)
+        _remember(job, swept_to)
+    return True
+
+
+def _remember(job: Job, swept_to: datetime) -> None:
+    """How far the sweep came, for the next slice and the next sweep; kept when this one settles, however it ends."""
+    job.cursor = swept_to.astimezone(UTC).isoformat()
+    job.values["cursor"] = job.cursor
+
+
+def _ask(job: Job, since: datetime, offset: int, token: str) -> OrderPage:
+    return client.orders_updated(job.runtime.allegro, token, since=since, offset=offset)
+
+
+def _fault(page: OrderPage, readings: list[Reading | Unreadable], *, since: datetime, offset: int) -> str | None:
+    inside = all(_is_since(since, one) for one in readings)
+    return plan.fault(total=page.total_count, before=None, offset=offset, rows=len(readings), inside=inside)
+
+
+def _store(job: Job, run: "Row[Any]", readings: list[Reading | Unreadable], *, since: datetime) -> int:
+    """Stores a page; how many changes since then are known now."""
+    job.runtime.codec.prepare(job.runtime.db, [])
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        recorded, _ = jobs.record(tx, job, readings, cause="sweep")
+        state.count(tx, run.id, recorded)
+        discoveries.note_found(tx, job.account_id, readings, recorded, net="updated_sweep", now=job.now())
+        return evidence.held_since(tx, job.account_id, since)
+
+
+def _updated_at(reading: Reading | Unreadable) -> datetime | None:
+    return reading.facts.updated_at if isinstance(reading, Reading) else None
+
+
+def _is_since(since: datetime, reading: Reading | Unreadable) -> bool:
+    """Whether the row is what was asked for; the filter counts milliseconds."""
+    moment = _updated_at(reading)
+    return moment is None or moment >= plan.in_milliseconds(since)
+
+
+def _finish(job: Job, run_id: UUID) -> datetime:
+    """Every window is closed: the next sweep is due after the interval, or sooner where one could not be proven."""
+    now = job.now()
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        unproven = [one for one in evidence.windows(tx, job.account_id, run_id) if one.status == "unstable"]
+        error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
+        state.finish_run(tx, run_id, error=error, now=now)
+        run = state.run(tx, run_id)
+        if state.next_owed_at(tx, job.account_id) is not None:
+            state.make_journal_due(tx, job.account_id)
+    counted = {name: getattr(run, name) for name in ("listed", "inserted", "updated", "unchanged", "calls")}
+    log.info("sync_finished", account_id=str(job.account_id), kind="sweep", error=error, **counted)
+    job.values["succeeded_at"] = now
+    if error:
+        job.values.pop("succeeded_at")
+        return now + plan.backoff(job.lease.failures + 5)
+    return now + job.runtime.settings.sweep_interval

@@ -1,0 +1,44 @@
+"""Numbers of the product made small, so that a shop of ten orders has pages, halves and ends of slices too."""
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import sqlalchemy as sa
+
+from orders_backup import worker
+from orders_backup.allegro import client
+from orders_backup.sync import listing, plan
+
+
+def tables() -> list[sa.Table]:
+    """The tables of claimable work that the scheduler rings for."""
+    return list(worker.TABLES.values())
+
+
+@contextlib.contextmanager
+def turned(*, small: bool) -> Iterator[None]:
+    """Within the block a page of the list holds 4 orders, one of the journal 12 events, and 10 orders are too many."""
+    if not small:
+        yield
+        return
+    numbers: list[tuple[ModuleType, str, int]] = [
+        (client, "LIST_LIMIT", 4),
+        (client, "EVENTS_LIMIT", 12),
+        (plan, "PAGE", 4),
+        (plan, "SPLIT_ABOVE", 10),
+    ]
+    kept = [(module, name, getattr(module, name)) for module, name, _ in numbers]
+    defaults: list[dict[str, Any]] = [function.__kwdefaults__ or {} for function in (plan.fault, listing.ask)]
+    for module, name, value in numbers:
+        setattr(module, name, value)
+    for one in defaults:
+        one["limit"] = 4
+    try:
+        yield
+    finally:
+        for module, name, value in kept:
+            setattr(module, name, value)
+        for one in defaults:
+            one["limit"] = plan.PAGE

@@ -1,0 +1,255 @@
+"""Bugs to be planted, each an exact replacement in the product's source, and the runs that have to find them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
+    it, played in every seed; empty: whatever the seeds draw."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    weather: str = ""
+
+
+BUGS = (
+    Bug(
+        "the cursor moves before its events are stored",
+        "sync/pull.py",
+        """        job.runtime.codec.prepare(job.runtime.db, [])
+""",
+        """        ahead = plan.later(job.cursor or "0", [event.event_id for event in page.events])
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            state.move_cursor(tx, job.lease, seen=job.cursor, cursor=ahead)
+        job.cursor = ahead
+""",
+        weather="crash,database",
+    ),
+    Bug(
+        "no fence: whoever lost a lease writes all the same",
+        "due.py",
+        """    if tx.execute(statement).rowcount != 1:
+        raise LeaseLostError("Another worker took over this work.")
+
+
+def settle(""",
+        """    tx.execute(statement)
+
+
+def settle(""",
+        weather="freeze",
+    ),
+    Bug(
+        "a claim makes no new generation",
+        "due.py",
+        "lease_generation=table.c.lease_generation + 1)",
+        "lease_generation=table.c.lease_generation)",
+        weather="freeze",
+    ),
+    Bug(
+        "a refresh begins although another one is under way",
+        "accounts/tokens.py",
+        "if row.intent_at is not None and row.intent_at > now - INTENT_HOLDS:",
+        "if row.intent_at is not None and row.intent_at > now:",
+        weather="freeze,tokens",
+    ),
+    Bug(
+        "the new pair is not kept on the disk",
+        "accounts/tokens.py",
+        """    spool.keep(_folder(runtime), account_id, str(begun.generation + 1), sealed)
+    return _store(""",
+        """    return _store(""",
+        weather="outage,tokens",
+    ),
+    Bug(
+        "a token pair is stored without the fence of its generation",
+        "accounts/tokens.py",
+        "mine = (table.account_id == account_id) & (table.generation == generation)",
+        "mine = table.account_id == account_id",
+        weather="freeze,tokens",
+    ),
+    Bug(
+        "an older reading overwrites a newer one",
+        "orders/changes.py",
+        """    if reading.sent_at < head.read_at:
+        return Verdict.LATE
+""",
+        "",
+        weather="freeze",
+    ),
+    Bug(
+        "the same bytes make a version",
+        "orders/changes.py",
+        "return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED",
+        "return Verdict.CHANGED",
+    ),
+    Bug(
+        "the journal is read from the cursor on, without an overlap",
+        "sync/pull.py",
+        "    after = plan.later(plan.overlapped(cursor), [known] if known else [])\n",
+        "    after = cursor\n",
+        weather="journal",
+    ),
+    Bug(
+        "rows from outside a window count for it",
+        "sync/plan.py",
+        """    if not inside:
+        return "a page held orders from outside its window"
+""",
+        "",
+        weather="lists",
+    ),
+    Bug(
+        "a totalCount that changes while listing is not noticed",
+        "sync/plan.py",
+        """    if before is not None and total != before:
+        return f"totalCount changed from {before} to {total} while listing"
+""",
+        "",
+        weather="lists",
+    ),
+    Bug(
+        "a reading strikes a debt that is younger than itself",
+        "sync/state.py",
+        "table.order_id == read, table.owed_at <= sent_at)",
+        "table.order_id == read)",
+        weather="freeze,journal",
+    ),
+    Bug(
+        "a window is proven without counting",
+        "sync/windows.py",
+        """    missing = window.total_count - found.listed - set_aside
+    if missing:""",
+        """    missing = 0
+    window = Listing(job, listing.run, window, listing.cause).window
+    if missing:""",
+        weather="lists",
+    ),
+    Bug(
+        "the budget counts by the worker's clock",
+        "budget.py",
+        "    now = database.clock(tx)\n    rooms",
+        """    import time
+    from datetime import UTC
+
+    from orders_backup import db as worker_clock
+
+    now = worker_clock.datetime.now(UTC)
+    rooms""",
+    ),
+    Bug(
+        "the whole minute's limit may go at once",
+        "budget.py",
+        "        return max(1, int(self.per_minute * BURST_SHARE))",
+        "        return max(1, self.per_minute)",
+    ),
+    Bug(
+        "a 429 silences nobody",
+        "accounts/calls.py",
+        """            budget.silence(self._runtime.db, self._buckets(route)[0].key, seconds=error.retry_after)
+            raise""",
+        """            raise""",
+        weather="limits",
+    ),
+    Bug(
+        "an outage sets orders aside",
+        "sync/debts.py",
+        "own = tried.landed or not isinstance(error, AllegroUnavailableError)",
+        "own = True",
+        weather="network,outage",
+    ),
+    Bug(
+        "a merged order's successor is forgotten",
+        "orders/archive.py",
+        """    if successor is not None:
+        _supersede(tx, account_id, order_id, successor)
+    return successor""",
+        """    return successor""",
+    ),
+    Bug(
+        "an order that was replaced is not read again",
+        "sync/job.py",
+        """    state.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
+""",
+        "",
+    ),
+    Bug(
+        "the feed is read by its numbers alone",
+        "orders/feed.py",
+        "WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid",
+        "WHERE c.seq > :seq AND CAST(:xid AS text) IS NOT NULL AND c.xid",
+    ),
+    Bug(
+        "invalid_grant is believed inside the grace",
+        "accounts/tokens.py",
+        'return error.error in {"invalid_grant", "invalid_token"} and now >= begun.first_at + GRACE',
+        'return error.error in {"invalid_grant", "invalid_token"}',
+        weather="tokens",
+    ),
+    Bug(
+        "the cursor is pinned where the journal is when it is first read, not before the backfill",
+        "sync/backfill.py",
+        """    if not has_cursor:
+        pull.pin(job)
+""",
+        "",
+        weather="crash,freeze",
+    ),
+    Bug(
+        "a debt is struck when its reading begins",
+        "sync/debts.py",
+        """    reading = changes.read(answer.sent_at, answer.body)
+    if not isinstance""",
+        """    reading = changes.read(answer.sent_at, answer.body)
+    with database.transaction(job.runtime.db) as tx:
+        state.paid(tx, job.account_id, [debt.order_id], sent_at=job.now())
+    if not isinstance""",
+        weather="crash,database",
+    ),
+    Bug(
+        "events are stored and their orders are not owed",
+        "sync/pull.py",
+        """            state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
+""",
+        """            state.owe(tx, job.account_id, plan.debts(new[:-1]), cause="event", now=job.now())
+""",
+    ),
+    Bug(
+        "a page that a crash interrupted is counted twice",
+        "sync/windows.py",
+        """        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            current = state.next_window""",
+        """        with database.transaction(job.runtime.db) as early:
+            job.fence(early)
+            state.count(early, listing.run.id, Recorded(unchanged=len(readings)))
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            current = state.next_window""",
+        weather="crash,database",
+    ),
+    Bug(
+        "a transaction stays open during a call",
+        "accounts/tokens.py",
+        """    try:
+        pair = oauth.refresh(runtime.oauth, begun.refresh_token)
+    except""",
+        """    try:
+        with database.transaction(runtime.db) as tx:
+            database.clock(tx)
+            pair = oauth.refresh(runtime.oauth, begun.refresh_token)
+    except""",
+    ),
+    Bug(
+        "the device's pair is not kept before it is used",
+        "accounts/connect.py",
+        """        spool.keep(_spool(runtime), row.account_id, f"device-{row.user_code}", sealed)
+    with""",
+        """    with""",
+        weather="outage,database",
+    ),
+)

@@ -1,0 +1,212 @@
+"""The campaign's database: PostgreSQL whose clock is in our hand, behind connections that can be cut anywhere."""
+
+import contextlib
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+
+from orders_backup import db as database
+from orders_backup import local
+from orders_backup.tables import metadata
+
+from .hand import HAND
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 – for folders with names of their own
+"""Where files need not outlive the machine; None: wherever temporary files go."""
+
+SERVER = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "jit": "off",
+}
+_CLOCK = """
+    CREATE SCHEMA campaign;
+    CREATE FUNCTION campaign.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+        AS $$ SELECT CAST(pg_catalog.current_setting('campaign.now') AS timestamptz) $$;
+"""
+_DEFAULTS = """
+    SELECT format('ALTER TABLE %I.%I ALTER COLUMN %I SET DEFAULT campaign.clock_timestamp()',
+                  table_schema, table_name, column_name)
+      FROM information_schema.columns WHERE column_default LIKE '%clock_timestamp()%'
+"""
+
+
+class Watch(Protocol):
+    """Who is asked at every boundary, and may raise there."""
+
+    def states(self, wire: "Wire", statement: str, *, begins: bool) -> None: ...
+    def commits(self, wire: "Wire", really: Callable[[], None]) -> None: ...
+    def wrote(self, rows: int) -> None: ...
+
+
+class Nobody:
+    """Watches nothing: the campaign's own look at the database."""
+
+    def states(self, wire: "Wire", statement: str, *, begins: bool) -> None: ...
+    def commits(self, wire: "Wire", really: Callable[[], None]) -> None:  # noqa: ARG002 – as a watch is asked
+        really()
+
+    def wrote(self, rows: int) -> None: ...
+
+
+class Line:
+    """Who watches now; one line serves all connections of an engine."""
+
+    watch: Watch = Nobody()
+
+
+LINE = Line()
+
+
+class Wire(psycopg.Connection[Any]):
+    """A connection that tells the watch of every statement and commit, and the database what time it is."""
+
+    told: str = ""
+
+    def tell(self) -> None:
+        now = HAND.now.isoformat()
+        if self.told != now:
+            self.pgconn.exec_(f"SET campaign.now = '{now}'".encode())
+            self.told = now
+
+    def before(self, query: object) -> None:
+        begins = self.pgconn.transaction_status == TransactionStatus.IDLE
+        LINE.watch.states(self, str(query), begins=begins)
+        self.tell()
+
+    def commit(self) -> None:
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            return
+        LINE.watch.commits(self, super().commit)
+
+    def rollback(self) -> None:
+        """The time that was told in a transaction is forgotten with it."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            self.told = ""
+            super().rollback()
+
+    def close(self) -> None:
+        """Rolled back before it is cut, so that the database forgets everything at once and not a little later."""
+        if not self.closed and self.pgconn.transaction_status != TransactionStatus.IDLE:
+            with contextlib.suppress(psycopg.Error):
+                super().rollback()
+        super().close()
+
+
+class Statement(psycopg.Cursor[Any]):
+    """A cursor whose every statement is a boundary."""
+
+    def _wire(self) -> Wire:
+        return cast(Wire, self.connection)
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> "Statement":
+        self._wire().before(query)
+        super().execute(query, *args, **options)
+        LINE.watch.wrote(self.rowcount)
+        return self
+
+    def executemany(self, query: Any, *args: Any, **options: Any) -> None:
+        self._wire().before(query)
+        super().executemany(query, *args, **options)
+        LINE.watch.wrote(self.rowcount)
+
+    @contextlib.contextmanager
+    def copy(self, statement: Any, *args: Any, **options: Any) -> Iterator[psycopg.Copy]:
+        self._wire().before(statement)
+        with super().copy(statement, *args, **options) as stream:
+            yield stream
+        LINE.watch.wrote(1)
+
+
+def connect(url: str) -> Engine:
+    """The product's engine, on our wires. Nothing breaks but by us, so a connection is not pinged before its use."""
+    engine = database.connect(url)
+    engine.pool._pre_ping = False
+
+    @event.listens_for(engine, "do_connect")
+    def on_our_wire(_dialect: object, _record: object, arguments: Any, options: Any) -> Wire:
+        wire = Wire.connect(*arguments, **options)
+        wire.cursor_factory = Statement
+        return wire
+
+    return engine
+
+
+@contextlib.contextmanager
+def fresh(server_url: str, template: str) -> Iterator[Engine]:
+    """A database of its own, copied from the template, and gone afterwards."""
+    name = f"campaign_{uuid.uuid4().hex}"
+    _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    _execute(server_url, f"ALTER DATABASE {name} SET search_path = campaign, pg_catalog, public")
+    engine = connect(_on(server_url, name))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def make_template(server_url: str) -> str:
+    """A migrated database whose clock is in our hand, to be copied."""
+    name = f"template_{uuid.uuid4().hex}"
+    _execute(server_url, f"CREATE DATABASE {name}")
+    engine = database.connect(_on(server_url, name))
+    database.migrate(engine)
+    with engine.begin() as tx:
+        tx.execute(sa.text(_CLOCK))
+        for statement in tx.execute(sa.text(_DEFAULTS)).scalars().all():
+            tx.execute(sa.text(statement))
+    engine.dispose()
+    return name
+
+
+def empty(engine: Engine) -> None:
+    """Every table as it was in the beginning, down to the places of its rows."""
+    with quietly(engine) as tx:
+        tx.execute(sa.text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)} RESTART IDENTITY"))
+
+
+@contextlib.contextmanager
+def quietly(engine: Engine) -> Iterator[Connection]:
+    """A transaction of the campaign's own, which nothing disturbs and nobody counts."""
+    watch, LINE.watch = LINE.watch, Nobody()
+    try:
+        with engine.begin() as tx:
+            yield tx
+    finally:
+        LINE.watch = watch
+
+
+_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM|COPY)\s+(\w+)", re.IGNORECASE)
+
+
+def table_written(statement: str) -> str | None:
+    """The table that a statement writes; None where it only reads."""
+    found = _WRITES.match(statement)
+    return found[1].lower() if found else None
+
+
+def _on(url: str, name: str) -> str:
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _execute(url: str, statement: str) -> None:
+    engine = database.connect(url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+start_server = local.start_postgres
