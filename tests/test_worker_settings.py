@@ -151,6 +151,8 @@ def test_a_publisher_says_at_once_that_the_broker_is_away(url: str) -> None:
     app, began = app_for(url), time.monotonic()
     with pytest.raises(bell.AWAY):
         app.send_task("sync", queue=bell.QUEUE)
+    with pytest.raises(bell.AWAY):
+        app.reach()
     assert time.monotonic() - began < bell.PUBLISH_WITHIN
 
 
@@ -176,4 +178,5 @@ def _publish_to_frozen(app: Bell, pid: int | None) -> None:
         assert time.monotonic() - began < bell.PUBLISH_WITHIN + 3
     finally:
         os.kill(pid, signal.SIGCONT)
+    app.reach()
     app.send_task("sync", queue=bell.QUEUE)

@@ -68,6 +68,7 @@ class Broker:
     start: Callable[[], None]
     empty: Callable[[], None]
     reset: Callable[[], None]
+    pid: Callable[[], int]
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def breakable(kind: str, folder: Path) -> Iterator[Broker]:
     """The same brokers, for tests that break them."""
     if kind == "rabbitmq":
         with _running_rabbitmq(folder) as node:
-            yield Broker(kind, node.url, node.kill, node.start, node.empty, node.reset)
+            yield Broker(kind, node.url, node.kill, node.start, node.empty, node.reset, lambda: pid_of_rabbitmq(folder))
         return
     if kind == "redis":
         require(REDIS)
@@ -100,7 +101,7 @@ def breakable(kind: str, folder: Path) -> Iterator[Broker]:
         def kill() -> None:
             server.child.kill()
 
-        yield Broker(kind, server.url, kill, start, empty, empty)
+        yield Broker(kind, server.url, kill, start, empty, empty, lambda: server.child.pid or 0)
 
 
 @contextmanager

@@ -230,6 +230,25 @@ def test_a_broker_that_forgets_everything_under_running_workers_loses_nothing(
 
 
 @in_full
+@pytest.mark.parametrize("broker", BROKERS, indirect=True)
+def test_a_broker_that_stands_still_ends_nobody_and_after_it_all_due_work_runs(
+    config: Settings, broker: services.Broker
+) -> None:
+    with on_board(config, workers=2, schedulers=2) as crew:
+        crew.start(*crew.children)
+        crew.until(lambda: crew.heard() == 2, "both workers have heard their canaries")
+        pids = {name: child.pid for name, child in crew.children.items()}
+        os.kill(broker.pid(), signal.SIGSTOP)
+        try:
+            crew.owes(MANY)
+            time.sleep(45)
+        finally:
+            os.kill(broker.pid(), signal.SIGCONT)
+        tell(f"{broker.kind} stood still for 45 s, {MANY} due", crew.does_all(within=60))
+        assert {name: child.pid for name, child in crew.children.items()} == pids, crew.logs()
+
+
+@in_full
 @pytest.mark.external
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_a_virtual_host_that_was_made_anew_loses_nothing(config: Settings, broker: services.Broker) -> None:
