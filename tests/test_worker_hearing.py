@@ -73,9 +73,32 @@ def test_who_gets_a_hand_free_is_deaf_only_when_canaries_were_not_heard_since() 
     assert hearing.verdict(100 + DEAF_AFTER + 1) == "deaf"
 
 
+def test_who_hears_its_canaries_and_gets_none_of_the_work_that_waits_is_deaf() -> None:
+    hearing = Hearing(hands=2)
+    for second in (0.0, EVERY, 2 * EVERY, 3 * EVERY):
+        hearing.saw_waiting(second, 5)
+        hearing.heard(second + 1)
+    assert hearing.verdict(DEAF_AFTER - 1) is None
+    assert hearing.verdict(DEAF_AFTER + 1) == "deaf"
+
+
+def test_who_gets_work_or_has_no_hand_free_or_sees_none_waiting_is_not_deaf() -> None:
+    busy, served, idle = Hearing(hands=1), Hearing(hands=1), Hearing(hands=1)
+    for hearing in (busy, served, idle):
+        hearing.saw_waiting(0, 5)
+    busy.began(1, WORK)
+    busy.saw_waiting(20, 5)
+    served.began(DEAF_AFTER - 1, WORK)
+    served.ended()
+    idle.saw_waiting(DEAF_AFTER - 1, 0)
+    for hearing in (busy, served, idle):
+        assert hearing.verdict(DEAF_AFTER + 1) is None
+
+
 def test_where_the_broker_is_away_nobody_is_deaf() -> None:
     hearing = Hearing(hands=1)
     hearing.sent(0)
+    hearing.saw_waiting(0, 1)
     hearing.not_sent()
     assert hearing.verdict(1000) is None
 

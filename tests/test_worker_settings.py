@@ -14,7 +14,7 @@ import redis
 from structlog.testing import capture_logs
 from tests.journeys import services
 
-from orders_backup import bell, local
+from orders_backup import bell, local, refusal
 from orders_backup.bell import Bell
 from orders_backup.errors import SettingsError
 from orders_backup.settings import Settings
@@ -35,7 +35,7 @@ def with_options(**options: Any) -> Callable[[Any], None]:
 
 @pytest.mark.parametrize("url", [REDIS, AMQP])
 def test_the_app_as_it_is_made_is_safe(url: str) -> None:
-    bell.refuse_unsafe(app_for(url), lease=LEASE)
+    refusal.refuse_unsafe(app_for(url), lease=LEASE)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_app_as_it_is_made_is_safe(url: str) -> None:
 )
 def test_an_unsafe_setting_is_refused_in_one_sentence(url: str, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says) as refused:
-        bell.refuse_unsafe(app_for(url, **settings), lease=LEASE)
+        refusal.refuse_unsafe(app_for(url, **settings), lease=LEASE)
     assert str(refused.value).count(".") - str(refused.value).count("bell:") <= 2
 
 
@@ -84,7 +84,7 @@ def test_unsafe_options_of_redis_are_refused(change: Callable[[Any], None], leas
     app = app_for(REDIS)
     change(app)
     with pytest.raises(SettingsError, match=says):
-        bell.refuse_unsafe(app, lease=lease)
+        refusal.refuse_unsafe(app, lease=lease)
 
 
 def test_messages_stay_invisible_for_five_times_a_long_lease() -> None:
@@ -95,12 +95,12 @@ def test_messages_stay_invisible_for_five_times_a_long_lease() -> None:
 def test_two_unsafe_settings_are_told_in_two_sentences() -> None:
     app = app_for(REDIS, task_reject_on_worker_lost=False, worker_prefetch_multiplier=2)
     with pytest.raises(SettingsError, match=r"counts as done\. worker_prefetch_multiplier"):
-        bell.refuse_unsafe(app, lease=LEASE)
+        refusal.refuse_unsafe(app, lease=LEASE)
 
 
 @pytest.mark.parametrize(("versions", "is_safe"), [(("5.7.0", "5.8.1"), True), (("5.6.3", "5.7.0"), False)])
 def test_versions_whose_workers_go_deaf_are_refused(versions: tuple[str, str], is_safe: bool) -> None:
-    assert (bell.unsafe_versions(*versions) == []) is is_safe
+    assert (refusal.unsafe_versions(*versions) == []) is is_safe
 
 
 @pytest.mark.parametrize("later", [{"countdown": 5}, {"eta": "2030-01-01T00:00:00Z"}, {"countdown": 0}])
@@ -120,10 +120,10 @@ def client(url: str) -> Iterator["redis.Redis"]:
 
 def test_a_broker_that_drops_messages_when_memory_is_short_is_refused(tmp_path: Path) -> None:
     with local.start_broker(tmp_path) as server, client(server.url) as valkey:
-        assert bell.check_broker(app_for(server.url))
+        assert refusal.check_broker(app_for(server.url))
         valkey.config_set("maxmemory-policy", "volatile-lru")
         with pytest.raises(SettingsError, match=r"maxmemory-policy is volatile-lru\. Set it to noeviction"):
-            bell.check_broker(app_for(server.url))
+            refusal.check_broker(app_for(server.url))
 
 
 def test_a_broker_that_may_not_be_asked_is_trusted_aloud(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_a_broker_that_may_not_be_asked_is_trusted_aloud(tmp_path: Path) -> None
             commands=["-info"],
         )
         with capture_logs() as logs:
-            assert bell.check_broker(app_for(f"redis://app:secret@127.0.0.1:{server.port}/0"))
+            assert refusal.check_broker(app_for(f"redis://app:secret@127.0.0.1:{server.port}/0"))
     assert [line["event"] for line in logs] == ["broker_policy_refused"]
 
 
 def test_a_broker_that_is_away_is_asked_again() -> None:
-    assert bell.check_broker(app_for(REDIS)) is False
+    assert refusal.check_broker(app_for(REDIS)) is False
 
 
 @pytest.mark.parametrize("url", [REDIS, AMQP])

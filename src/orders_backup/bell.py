@@ -1,4 +1,4 @@
-"""The bell: the Celery app as it must be set, and the check that refuses it otherwise. Rings nothing by itself.
+"""The bell: the Celery app as it must be set. Rings nothing by itself.
 
 What each setting prevents is told in docs/decisions/0010-celery.md. Waiting is PostgreSQL's business, so a
 message that asks for a later moment is refused where it is sent.
@@ -10,8 +10,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import celery
-import kombu
 import structlog
 from celery import Celery
 from celery.utils.threads import bound_open_broker_sockets
@@ -40,12 +38,9 @@ REFUSED_WITHIN = 1
 """Seconds within which a refusal may mean that the connection was old, so that it is tried once more over another."""
 RECONNECT_WITHIN = 4
 """Seconds between two attempts of a worker to reach a broker that was away; Celery's own would grow to 30."""
-NEEDS = (5, 7)
 
 AWAY = (KombuError, OSError)
 """What sending raises while the broker is away, or took too long."""
-
-Conf = Any
 
 logger = structlog.get_logger()
 
@@ -54,19 +49,42 @@ class Bell(Celery):  # type: ignore[misc]
     """Celery that waits for no broker for ever, and that sends nothing for later."""
 
     listener: "Listener | None" = None
+    has_declared: bool = False
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         """Raises where the broker is away, within seconds; SettingsError for a message with a moment of its own."""
         if options.get("eta") is not None or options.get("countdown") is not None:
             raise SettingsError(f"The task {name} was sent with an ETA or countdown. Set due_at in PostgreSQL instead.")
-        once = {"retry": False, "confirm_timeout": PUBLISH_WITHIN, "ignore_result": True}
+        once: dict[str, Any] = {"retry": False, "confirm_timeout": PUBLISH_WITHIN, "ignore_result": True}
+        if self.is_amqp:
+            once["declare"] = [work_queue(amqp=True).exchange]
         send = super().send_task
         return self._with_producer(lambda producer: send(name, *args, **(once | options), producer=producer))
 
     def reach(self) -> None:
-        """Raises where the broker does not answer, within seconds: better before work counts as told than after."""
-        queue = next(one for one in self.conf.task_queues if one.name == QUEUE)
-        self._with_producer(lambda producer: queue(producer.channel).declare())
+        """Raises where the broker does not answer, within seconds: better before work counts as told than after.
+
+        Whoever empties Valkey or Redis takes the routes as well, so they are told again of the queue. RabbitMQ is told
+        once: a queue that was deleted and is made anew at once stays tied to consumers that do not know of it.
+        """
+
+        def ask(producer: Any) -> None:
+            if self.is_amqp and self.has_declared:
+                producer.connection.channel().close()
+            else:
+                work_queue(amqp=self.is_amqp)(producer.channel).declare()  # type: ignore[no-untyped-call]
+                self.has_declared = True
+
+        self._with_producer(ask)
+
+    def waiting(self) -> int:
+        """How many messages of the queue of all work nobody has fetched yet."""
+        count = self._with_producer(lambda one: one.channel.queue_declare(QUEUE, passive=self.is_amqp).message_count)
+        return int(count)
+
+    @property
+    def is_amqp(self) -> bool:
+        return is_amqp(str(self.conf.broker_url))
 
     def _with_producer(self, act: Callable[[Any], Any]) -> Any:
         began = time.monotonic()
@@ -176,7 +194,7 @@ def _amqp_options() -> dict[str, Any]:
 
 def _redis_options(lease: timedelta) -> dict[str, Any]:
     return {
-        "visibility_timeout": int(_least_visibility(lease)),
+        "visibility_timeout": int(least_visibility(lease)),
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
         "socket_timeout": PUBLISH_WITHIN,
@@ -187,7 +205,8 @@ def _redis_options(lease: timedelta) -> dict[str, Any]:
     }
 
 
-def _least_visibility(lease: timedelta) -> float:
+def least_visibility(lease: timedelta) -> float:
+    """Seconds for which an unacknowledged message must stay invisible, where work is claimed for `lease`."""
     return VISIBLE_AFTER * max(LONGEST_TASK, lease).total_seconds()
 
 
@@ -213,120 +232,3 @@ def queue(name: str, kind: str, arguments: dict[str, Any] | None = None) -> Queu
     """A queue behind an exchange of its name and `kind`; none: behind the broker's own, by name."""
     exchange = Exchange(name if kind else "", kind or "direct")  # type: ignore[no-untyped-call]
     return Queue(name, exchange, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
-
-
-# The check
-
-
-def refuse_unsafe(app: Celery, *, lease: timedelta) -> None:
-    """Raises SettingsError with a sentence for each setting under which work could be lost, doubled or stuck."""
-    if sentences := [*unsafe_versions(celery.__version__, kombu.__version__), *unsafe(app.conf, lease=lease)]:
-        raise SettingsError(" ".join(sentences))
-
-
-def unsafe_versions(*versions: str) -> list[str]:
-    """Before 5.7 workers went deaf after a broker's restart in ways that are mended since."""
-    old = [one for one in versions if tuple(int(part) for part in one.split(".")[:2]) < NEEDS]
-    return ["Celery and kombu must be 5.7 or newer: older workers stay deaf after a reconnect."] if old else []
-
-
-def unsafe(conf: Conf, *, lease: timedelta) -> list[str]:
-    """A sentence for each unsafe setting of a configuration, whoever set it."""
-    rules = _AMQP if is_amqp(str(conf.broker_url)) else _REDIS
-    found = [sentence for breaks, sentence in _ALWAYS + rules if breaks(conf)]
-    if not is_amqp(str(conf.broker_url)):
-        least = _least_visibility(lease)
-        if conf.broker_transport_options.get("visibility_timeout", 0) < least:
-            found.append(
-                f"visibility_timeout must be at least {least:.0f} s, {VISIBLE_AFTER} times the longest task:"
-                " a task that takes longer runs twice at once."
-            )
-    return found
-
-
-Rule = tuple[Callable[[Conf], bool], str]
-
-_ALWAYS: tuple[Rule, ...] = (
-    (
-        lambda conf: not conf.task_acks_late,
-        "task_acks_late must be on: a task is lost with the worker that took it.",
-    ),
-    (
-        lambda conf: conf.task_acks_late and not conf.task_reject_on_worker_lost,
-        "task_acks_late needs task_reject_on_worker_lost: a killed worker's task counts as done.",
-    ),
-    (
-        lambda conf: conf.worker_prefetch_multiplier != 1,
-        "worker_prefetch_multiplier must be 1: messages wait behind a long task while other workers are free.",
-    ),
-    (
-        lambda conf: bool(conf.result_backend) or not conf.task_ignore_result,
-        "There must be no result backend, and task_ignore_result on: results belong into PostgreSQL.",
-    ),
-    (
-        lambda conf: not conf.worker_cancel_long_running_tasks_on_connection_loss,
-        "worker_cancel_long_running_tasks_on_connection_loss must be on: a broker's restart runs a task twice at once.",
-    ),
-    (
-        lambda conf: set(conf.accept_content) != {"json"} or conf.task_serializer != "json",
-        "accept_content and task_serializer must be json alone: other messages carry code.",
-    ),
-    (
-        lambda conf: bool(conf.beat_schedule) or not conf.worker_eta_task_limit,
-        "ETA and beat must not be used, and worker_eta_task_limit be set: what waits belongs into PostgreSQL.",
-    ),
-    (
-        lambda conf: conf.worker_enable_remote_control or not conf.broker_channel_error_retry,
-        "worker_enable_remote_control must be off, broker_channel_error_retry on: a broker's restart ends the worker.",
-    ),
-    (
-        lambda conf: conf.worker_consumer != "orders_backup.bell:Listener",
-        "worker_consumer must be orders_backup.bell:Listener: Celery's own comes back to its broker after up to 30 s.",
-    ),
-)
-
-_AMQP: tuple[Rule, ...] = (
-    (
-        lambda conf: not conf.broker_transport_options.get("confirm_publish"),
-        "RabbitMQ needs confirm_publish: messages count as sent that never arrived.",
-    ),
-    (
-        lambda conf: not _is_bounded_quorum(conf),
-        f"The queue {QUEUE} needs the type quorum, x-delivery-limit and a dead-letter exchange: it ends with its node.",
-    ),
-)
-
-_REDIS: tuple[Rule, ...] = (
-    (
-        lambda conf: not conf.broker_transport_options.get("socket_timeout"),
-        "Valkey and Redis need socket_timeout: a publisher waits for ever for a broker that hangs.",
-    ),
-)
-
-
-def _is_bounded_quorum(conf: Conf) -> bool:
-    found = next((one for one in conf.task_queues or () if one.name == QUEUE), None)
-    arguments = (found.queue_arguments or {}) if found is not None else {}
-    needed = {"x-delivery-limit", "x-dead-letter-exchange"}
-    return arguments.get("x-queue-type") == "quorum" and needed <= set(arguments)
-
-
-def check_broker(app: Celery) -> bool:
-    """Asks Valkey or Redis whether it throws messages away when memory is short. False: it is away, ask again.
-
-    Raises SettingsError. Where the broker may not be asked, that is logged, and it counts as asked.
-    """
-    if is_amqp(str(app.conf.broker_url)):
-        return True
-    with app.connection_for_write() as connection:
-        try:
-            told = connection.channel().client.info("memory")
-        except connection.connection_errors:
-            return False
-        except connection.channel_errors as error:  # an ACL that forbids INFO
-            logger.warning("broker_policy_refused", error=type(error).__name__)
-            return True
-    policy = told.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise SettingsError(f"The broker's maxmemory-policy is {policy}. Set it to noeviction: it would drop messages.")
-    return True

@@ -1,8 +1,8 @@
 """The canary: a worker sends itself a message through the broker, and ends when it hears nothing any more.
 
 Threads of a worker share its broker connection: one may be deaf while the process lives. What proves a worker is
-therefore a message that came through, and not a pid. Deafness is judged here, in memory and without PostgreSQL, so
-that a database that is away ends nobody; PostgreSQL is only told.
+therefore a message that came through, and not a pid; and where work waits while it has hands free, that it gets some.
+Deafness is judged here, in memory: a PostgreSQL that is away ends nobody, and is only told.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from kombu.entity import Queue
 
-from orders_backup import bell, roster
+from orders_backup import bell, refusal, roster
 from orders_backup import db as database
 from orders_backup.bell import Bell
 from orders_backup.errors import DatabaseUnavailableError, SettingsError
@@ -46,6 +46,7 @@ class Hearing:
     heard_at: float | None = None
     sent_at: float | None = None
     waiting_since: float | None = None
+    hungry_since: float | None = None
     running: dict[int, tuple[float, Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -59,7 +60,15 @@ class Hearing:
     def not_sent(self) -> None:
         """The broker is away: who hears nothing then is not deaf."""
         with self.lock:
-            self.waiting_since = None
+            self.waiting_since = self.hungry_since = None
+
+    def saw_waiting(self, now: float, messages: int) -> None:
+        """So many messages of work nobody has fetched; with a hand free this worker should soon get one of them."""
+        with self.lock:
+            if not messages or len(self.running) >= self.hands:
+                self.hungry_since = None
+            elif self.hungry_since is None:
+                self.hungry_since = now
 
     def heard(self, now: float) -> None:
         with self.lock:
@@ -69,6 +78,7 @@ class Hearing:
         """A task has come, which is something heard."""
         self.heard(now)
         with self.lock:
+            self.hungry_since = None
             self.running[threading.get_ident()] = (now, work)
 
     def ended(self) -> None:
@@ -85,9 +95,8 @@ class Hearing:
             since = [began for began, _ in self.running.values()]
             if since and now - min(since) > STUCK_AFTER:
                 return "stuck"
-            if self.waiting_since is not None and now - self.waiting_since > DEAF_AFTER:
-                return "deaf"
-            return None
+            waits = [since for since in (self.waiting_since, self.hungry_since) if since is not None]
+            return "deaf" if waits and now - min(waits) > DEAF_AFTER else None
 
 
 def queue_of(name: str) -> Queue:
@@ -113,15 +122,24 @@ def listen(app: Bell, name: str, hearing: Hearing) -> Queue:
 
 def sing(app: Bell, queue: Queue, hearing: Hearing) -> None:
     """Sends one canary. Where the broker is away, that is noted and nothing else."""
-    amqp = bell.is_amqp(str(app.conf.broker_url))
-    declare = [queue, bell.dead_queue()] if amqp else [queue]
+    declare = [queue, bell.dead_queue()] if app.is_amqp else [queue]
     try:
         app.send_task(TASK, queue=queue, declare=declare)
+        messages = _waiting(app)
     except bell.AWAY as error:
         hearing.not_sent()
         logger.warning("canary_refused", error=type(error).__name__)
     else:
         hearing.sent(time.monotonic())
+        hearing.saw_waiting(time.monotonic(), messages)
+
+
+def _waiting(app: Bell) -> int:
+    """None where the queue of all work is gone; who consumes it makes it anew."""
+    try:
+        return app.waiting()
+    except bell.AWAY:
+        return 0
 
 
 def start_singing(app: Bell, queue: Queue, hearing: Hearing, runtime: Runtime) -> None:
@@ -142,7 +160,7 @@ def start_singing(app: Bell, queue: Queue, hearing: Hearing, runtime: Runtime) -
 def _checked(app: Bell) -> bool:
     """Whether the broker was asked for its policy; an unsafe one ends the process."""
     try:
-        return bell.check_broker(app)
+        return refusal.check_broker(app)
     except SettingsError as error:
         logger.error("broker_refused", error=str(error))  # noqa: TRY400 - the sentence says it all
         os._exit(EX_CONFIG)

@@ -26,7 +26,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from sqlalchemy.engine import Connection
 
-from orders_backup import bell, canary, due, liveness, log, roster, settings
+from orders_backup import bell, canary, due, liveness, log, refusal, roster, settings
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
@@ -136,7 +136,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
     """Ticks until SIGTERM or SIGINT. Ends itself where a tick does not end."""
     runtime = runtimes.build(config, pool_size=2)
     app = celery_app(config)
-    bell.refuse_unsafe(app, lease=config.lease)
+    refusal.refuse_unsafe(app, lease=config.lease)
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
@@ -151,7 +151,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
         pause, began = TICK_SECONDS, time.monotonic()
         wake = began - woken_at >= WAKE_SECONDS
         try:
-            is_safe = is_safe or bell.check_broker(app)
+            is_safe = is_safe or refusal.check_broker(app)
             app.reach()
             if tick(runtime, app, wake=wake):
                 pause = AGAIN_SECONDS
@@ -167,7 +167,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     """Consumes until SIGTERM. Threads: the work waits on the network and on PostgreSQL; claims contain a crash."""
     runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
     app, hearing = celery_app(config), Hearing(hands=concurrency)
-    bell.refuse_unsafe(app, lease=config.lease)
+    refusal.refuse_unsafe(app, lease=config.lease)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     register(app, runtime, hearing)
     own_queue = canary.listen(app, name, hearing)
