@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import redis
 from structlog.testing import capture_logs
 from tests.journeys import services
 
-from orders_backup import bell, local, refusal
+from orders_backup import bell, local, refusal, worker
 from orders_backup.bell import Bell
 from orders_backup.errors import SettingsError
 from orders_backup.settings import Settings
@@ -90,6 +92,16 @@ def test_unsafe_options_of_redis_are_refused(change: Callable[[Any], None], leas
 def test_messages_stay_invisible_for_five_times_a_long_lease() -> None:
     app = bell.celery_app(Settings(broker_url=REDIS, lease=timedelta(minutes=10)))
     assert app.conf.broker_transport_options["visibility_timeout"] == 3000
+
+
+@pytest.mark.parametrize("run", [partial(worker.run_worker, concurrency=1), worker.run_scheduler])
+def test_neither_worker_nor_scheduler_starts_with_an_unsafe_setting(
+    run: Callable[[Settings], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "celery_app", lambda config: app_for(config.broker_url, task_acks_late=False))
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("it started"))
+    with pytest.raises(SettingsError, match="task_acks_late must be on"):
+        run(settings)
 
 
 def test_two_unsafe_settings_are_told_in_two_sentences() -> None:

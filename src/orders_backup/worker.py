@@ -134,9 +134,9 @@ def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
 
 def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
     """Ticks until SIGTERM or SIGINT. Ends itself where a tick does not end."""
-    runtime = runtimes.build(config, pool_size=2)
     app = celery_app(config)
     refusal.refuse_unsafe(app, lease=config.lease)
+    runtime = runtimes.build(config, pool_size=2)
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
@@ -165,9 +165,9 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
 
 def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None) -> None:
     """Consumes until SIGTERM. Threads: the work waits on the network and on PostgreSQL; claims contain a crash."""
-    runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
     app, hearing = celery_app(config), Hearing(hands=concurrency)
     refusal.refuse_unsafe(app, lease=config.lease)
+    runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     register(app, runtime, hearing)
     own_queue = canary.listen(app, name, hearing)

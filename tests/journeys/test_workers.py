@@ -36,6 +36,9 @@ DEAFENED = Path(deafened.__file__)
 CANARY = {} if IN_FULL else {"CANARY_EVERY": "2", "CANARY_DEAF_AFTER": "4"}
 
 
+POLLS = "SELECT full_at FROM request_budget WHERE key LIKE 'polls:%'"
+
+
 @pytest.fixture
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[services.Broker]:
     """A broker of this test alone, which can be killed, frozen and emptied."""
@@ -95,8 +98,10 @@ def test_however_often_and_long_the_broker_is_away_nobody_ends_and_after_it_all_
         for seconds in AWAY_FOR:
             broker.kill()
             crew.owes(MANY if seconds else FEW)
+            spent = crew.rows(POLLS)
             time.sleep(seconds)
             assert crew.undone() == (MANY if seconds else FEW)
+            assert crew.rows(POLLS) == spent
             broker.start()
             tell(f"{broker.kind} away for {seconds} s, {crew.undone()} due", crew.does_all(within=60))
             assert set(crew.runs()) == {1}
