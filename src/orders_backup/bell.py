@@ -14,7 +14,6 @@ import structlog
 from celery import Celery
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
-from celery.worker.consumer.consumer import STOP_CONDITIONS
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError as KombuError
 
@@ -48,7 +47,6 @@ logger = structlog.get_logger()
 class Bell(Celery):  # type: ignore[misc]
     """Celery that waits for no broker for ever, and that sends nothing for later."""
 
-    listener: "Listener | None" = None
     has_declared: bool = False
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
@@ -112,38 +110,12 @@ class Bell(Celery):  # type: ignore[misc]
 
 
 class Listener(Consumer):  # type: ignore[misc]
-    """Celery's consumer without the 28 queues of delayed delivery; it comes back to its broker quickly, and always."""
+    """Celery's consumer without the 28 queues of delayed delivery, and quick to come back to its broker."""
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         """The same steps but one."""
 
         default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]  # noqa: RUF012
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.app.listener = self
-
-    def start(self) -> None:
-        """Until the worker is to stop. Celery's own ends where closing a connection that is lost already fails."""
-        while self.blueprint.state not in STOP_CONDITIONS:
-            try:
-                super().start()
-            except Exception as error:
-                logger.warning("consumer_failed", error=type(error).__name__, exc_info=True)
-                self._let_go()
-                time.sleep(1)
-
-    def _let_go(self) -> None:
-        """What Celery does itself before it connects again."""
-        self.connection = None
-        self.on_close()
-        self._cancel_connection_timer_entries()
-        self.blueprint.restart(self)
-
-    def hears_work(self) -> bool:
-        """Whether the queue of all work is among those that are consumed."""
-        consumer = self.task_consumer
-        return consumer is not None and bool(consumer.consuming_from(QUEUE))
 
     def ensure_connected(self, conn: Any) -> Any:
         """The same, with attempts that lie closer together."""

@@ -113,8 +113,7 @@ def listen(app: Bell, name: str, hearing: Hearing) -> Queue:
     app.conf.task_queues = [*app.conf.task_queues, queue]
 
     def canary() -> None:
-        if app.listener is not None and app.listener.hears_work():
-            hearing.heard(time.monotonic())
+        hearing.heard(time.monotonic())
 
     app.task(name=TASK, shared=False)(canary)
     return queue

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 import redis
-from tests.journeys import deafened, services
+from tests.journeys import hurtable, services
 from tests.journeys.crew import Crew, on_board
 
 from allegro_simulator import server as simulator
@@ -22,6 +22,7 @@ from orders_backup import liveness, local
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect
 from orders_backup.local import processes
+from orders_backup.local.processes import Child
 from orders_backup.settings import Settings
 
 IN_FULL = os.environ.get("WORKERS") == "full"
@@ -32,7 +33,6 @@ BROKERS = [
 in_full = pytest.mark.skipif(not IN_FULL, reason="takes long; `make workers` does it")
 FEW, MANY = 20, 1000 if IN_FULL else 300
 AWAY_FOR = (*[0] * 20, 45) if IN_FULL else (0, 4)
-DEAFENED = Path(deafened.__file__)
 CANARY = {} if IN_FULL else {"CANARY_EVERY": "2", "CANARY_DEAF_AFTER": "4"}
 
 
@@ -73,9 +73,7 @@ def test_a_frozen_worker_and_a_frozen_scheduler_are_replaced_and_the_work_is_don
 def test_a_worker_that_lives_and_hears_no_work_ends_itself_and_is_replaced(config: Settings) -> None:
     with on_board(config) as crew:
         worker = crew.children["worker"]
-        worker.command = [str(DEAFENED) if word == "orders_backup.worker" else word for word in worker.command]
-        worker.command.remove("-m")
-        worker.environment = {**worker.environment, **CANARY}
+        hurt(worker)
         crew.start("worker", "scheduler")
         crew.until(crew.heard, "the worker has heard its canary")
         deaf = crew.signal("worker", signal.SIGWINCH)
@@ -85,6 +83,18 @@ def test_a_worker_that_lives_and_hears_no_work_ends_itself_and_is_replaced(confi
         assert worker.pid != deaf
         assert any("worker ended with code 70" in line for line in crew.said)
         assert '"reason": "deaf"' in worker.log.read_text()
+
+
+def test_a_worker_that_celery_ends_is_started_again(config: Settings) -> None:
+    with on_board(config) as crew:
+        hurt(crew.children["worker"])
+        crew.start("worker", "scheduler")
+        crew.until(crew.heard, "the worker has heard its canary")
+        ended = crew.signal("worker", signal.SIGPROF)
+        crew.owes(10)
+        crew.does_all()
+        assert crew.children["worker"].pid != ended
+        assert any("worker ended with code 70" in line for line in crew.said)
 
 
 @pytest.mark.parametrize("broker", BROKERS, indirect=True)
@@ -136,7 +146,7 @@ def syncing(config: Settings, world: World, crew_of: int = 3) -> Iterator[tuple[
         crew = stack.enter_context(on_board(settings))
         runtime = runtimes.build(settings)
         stack.callback(runtime.close)
-        world.faults("slow", path="/order/checkout-forms", times=None, seconds=0.4)
+        world.faults("slow", path="/order/checkout-forms", times=None, seconds=2)
         sellers = []
         for _ in range(crew_of):
             seller = world.add_seller(3000)
@@ -264,6 +274,13 @@ def test_a_virtual_host_that_was_made_anew_loses_nothing(config: Settings, broke
         crew.owes(MANY)
         tell(f"virtual host made anew, {MANY} due", crew.does_all(within=60))
         assert set(crew.runs()) == {1}
+
+
+def hurt(worker: Child) -> None:
+    """The same program, which can be made deaf, and made to fail."""
+    words = [word for word in worker.command if word != "-m"]
+    worker.command = [hurtable.__file__ if word == "orders_backup.worker" else word for word in words]
+    worker.environment = {**worker.environment, **CANARY}
 
 
 def tell(what: str, seconds: float) -> float:
