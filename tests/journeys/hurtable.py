@@ -1,6 +1,6 @@
 """The worker as a program that can be hurt.
 
-At SIGWINCH it consumes the queue of all work no more, and lives on; at SIGPROF Celery meets an error that it does not expect.
+At SIGWINCH it consumes the queue of all work no more, and lives on. At SIGPROF Celery meets an error.
 """
 
 import os
