@@ -108,10 +108,11 @@ def test_however_often_and_long_the_broker_is_away_nobody_ends_and_after_it_all_
         for seconds in AWAY_FOR:
             broker.kill()
             crew.owes(MANY if seconds else FEW)
+            time.sleep(seconds / 2)  # a tick that was under way may have spent some
             spent = crew.rows(POLLS)
-            time.sleep(seconds)
+            time.sleep(seconds / 2)
             assert crew.undone() == (MANY if seconds else FEW)
-            assert crew.rows(POLLS) == spent
+            assert not seconds or crew.rows(POLLS) == spent
             broker.start()
             tell(f"{broker.kind} away for {seconds} s, {crew.undone()} due", crew.does_all(within=60))
             assert set(crew.runs()) == {1}
