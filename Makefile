@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills logins faults planted chaos bench whale lock clean
+.PHONY: help setup demo test check format kills workers logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -32,6 +32,9 @@ kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and 
 chaos: setup ## the campaign of all faults: FAULTS=300 in at most 45 minutes; SEED=… repeats one, BROKER=rabbitmq
 	FAULTS=$(or $(FAULTS),300) SEED=$(or $(SEED),1) CHAOS_BROKER=$(or $(BROKER),valkey) \
 		$(BIN)/pytest -q -s tests/faults/test_chaos.py
+
+workers: setup ## workers, schedulers and brokers that die, freeze and forget, at full length on Valkey, Redis and RabbitMQ; 15 minutes
+	WORKERS=full $(BIN)/pytest -q -s tests/journeys/test_workers.py
 
 logins: setup ## 1,000 killed refreshes and other faults, and no login lost; SEED=… repeats one
 	LOGINS=1000 $(if $(SEED),LOGINS_SEED=$(SEED)) $(BIN)/pytest -q tests/logins

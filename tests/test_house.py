@@ -18,7 +18,7 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.engine import Engine
 from starlette.routing import BaseRoute
 
-from orders_backup import api, errors, rest, tables, worker
+from orders_backup import api, bell, errors, rest, tables, worker
 from orders_backup import db as database
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
@@ -119,7 +119,7 @@ def test_every_route_that_says_it_is_authenticated_refuses_a_caller_without_a_ke
 
 @pytest.mark.filterwarnings("ignore:Task name")
 def test_every_task_that_is_rung_is_registered(runtime: Runtime) -> None:
-    app = worker.celery_app(runtime.settings)
+    app = bell.celery_app(runtime.settings)
     worker.register(app, runtime)
     own = {name for name in app.tasks if not name.startswith("celery.")}
     assert own == set(worker.TABLES)
@@ -127,7 +127,7 @@ def test_every_task_that_is_rung_is_registered(runtime: Runtime) -> None:
 
 @pytest.mark.filterwarnings("ignore:Task name")
 def test_every_task_takes_the_key_of_its_table(runtime: Runtime) -> None:
-    app = worker.celery_app(runtime.settings)
+    app = bell.celery_app(runtime.settings)
     worker.register(app, runtime)
     for name, table in worker.TABLES.items():
         code = app.tasks[name].run.__code__

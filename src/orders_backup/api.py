@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from orders_backup import audit_http, keys, log, problems, rest, settings
+from orders_backup import audit_http, keys, log, problems, rest, roster, settings
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
@@ -38,6 +38,7 @@ ROOMS = (accounts, sync, set_aside, orders, extras, keys, audit_http)
 """The modules whose routes are mounted."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""
+WORKERS_ANSWER_WITHIN = 60.0
 
 _log = structlog.get_logger()
 
@@ -72,20 +73,32 @@ def healthz() -> Response:
 
 
 def readyz(request: Request) -> Response:
-    """Database, migrations and broker answer; 503 says which does not."""
+    """Database, migrations and broker answer; 503 says which does not. `workers` is told and decides nothing: where
+    none works, what is stored can still be read."""
     runtime = rest.runtime(request)
     parts = {"database": "ok", "migrations": "ok", "broker": _broker(runtime.settings.broker_url)}
+    workers = "unknown"
     try:
         with database.transaction(runtime.db) as tx:
             if not database.is_migrated(tx):
                 parts["migrations"] = "the schema is not at this program's revision; run `orders-backup migrate`"
+            else:
+                workers = _workers(roster.newest_answer(tx))
     except DatabaseUnavailableError:
         parts["database"], parts["migrations"] = "does not answer", "unknown"
     failing = [name for name, state in parts.items() if state != "ok"]
+    told = {**parts, "workers": workers}
     if not failing:
-        return rest.answer({"status": "ready", **parts})
+        return rest.answer({"status": "ready", **told})
     detail = "; ".join(f"{name}: {parts[name]}" for name in failing) + "."
-    return problems.render(request, 503, "not_ready", "Not ready", detail, headers={"Retry-After": "5"}, parts=parts)
+    return problems.render(request, 503, "not_ready", "Not ready", detail, headers={"Retry-After": "5"}, parts=told)
+
+
+def _workers(seconds: float | None) -> str:
+    """`ok`, or since when no worker has answered its canary."""
+    if seconds is None:
+        return "none has answered yet"
+    return "ok" if seconds < WORKERS_ANSWER_WITHIN else f"none has answered for {seconds:.0f} s"
 
 
 def _broker(url: str) -> str:

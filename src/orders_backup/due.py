@@ -5,32 +5,18 @@ later gets a higher one, and `fence` makes the earlier holder's transaction fail
 Times are the database's clock throughout.
 """
 
-import os
-import socket
-import threading
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
-from orders_backup import db as database
-from orders_backup.errors import DatabaseUnavailableError, LeaseLostError
-from orders_backup.tables import worker_slots
+from orders_backup.errors import LeaseLostError
 
 RING_AGAIN_AFTER = timedelta(seconds=20)
 """A message that nobody acted on is sent again after this long."""
-
-PRESENT_FOR = timedelta(seconds=30)
-SIGN_OF_LIFE_EVERY = 10.0
-SLOTS = 8
-"""Of a worker that nobody has heard of yet."""
 
 Key = dict[str, Any]
 
@@ -83,6 +69,13 @@ def ring(
         sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
     )
     return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
+
+
+def unring(tx: Connection, table: sa.Table, keys: Sequence[Key]) -> None:
+    """Nobody was told of these after all; they are rung for again at once."""
+    columns = list(table.primary_key.columns)
+    unsent = [tuple(key[column.name] for column in columns) for key in keys]
+    tx.execute(sa.update(table).values(rung_at=None).where(sa.tuple_(*columns).in_(unsent)))
 
 
 def told(table: sa.Table) -> sa.ColumnElement[bool]:
@@ -150,6 +143,12 @@ def settle(
         raise LeaseLostError("Another worker took over this work.")
 
 
+def give_back(tx: Connection, table: sa.Table, key: Key) -> None:
+    """Ends the lease of work that its process leaves undone, so that nobody waits for it to run out. Whoever holds it
+    is fenced by the next claim."""
+    tx.execute(sa.update(table).values(rung_at=None, leased_until=None).where(*_is(table, key)))
+
+
 def make_due(tx: Connection, table: sa.Table, key: Key) -> None:
     """Due now, whatever it was. A job that is running decides itself, when it settles, when it is due next."""
     now = sa.func.clock_timestamp()
@@ -162,36 +161,3 @@ def make_due(tx: Connection, table: sa.Table, key: Key) -> None:
 
 def _is(table: sa.Table, key: Key) -> list[sa.ColumnElement[bool]]:
     return [table.c[name] == value for name, value in key.items()]
-
-
-# Who works: how many pieces of work can be done at once
-
-
-class Presence:
-    """A worker's sign of life, given with its tasks: who does nothing needs no counting. Safe among threads."""
-
-    def __init__(self, db: Engine, slots: int) -> None:
-        self._db = db
-        self._row = {"worker": f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}", "slots": slots}
-        self._told_at = -SIGN_OF_LIFE_EVERY
-        self._lock = threading.Lock()
-
-    def tell(self) -> None:
-        """Writes it down, unless that was done a moment ago."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._told_at < SIGN_OF_LIFE_EVERY:
-                return
-            self._told_at = now
-        statement = insert(worker_slots).values(**self._row, seen_at=sa.func.clock_timestamp())
-        seen = {"seen_at": sa.func.clock_timestamp()}
-        with suppress(DatabaseUnavailableError), database.transaction(self._db) as tx:
-            tx.execute(statement.on_conflict_do_update(index_elements=["worker"], set_=seen))
-            tx.execute(sa.delete(worker_slots).where(worker_slots.c.seen_at < sa.func.clock_timestamp() - PRESENT_FOR))
-
-
-def slots(tx: Connection) -> int:
-    """How many pieces of work all the workers that were seen of late can do at once."""
-    table = worker_slots.c
-    query = sa.select(sa.func.sum(table.slots)).where(table.seen_at >= sa.func.clock_timestamp() - PRESENT_FOR)
-    return int(tx.execute(query).scalar_one() or SLOTS)

@@ -1,5 +1,6 @@
 """Composition root: settings become real things here and nowhere else."""
 
+import threading
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,7 +20,7 @@ from orders_backup.settings import Settings, parse_keys
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What a process works with. `clock` runs with the database's time once a claim has set it; `store` is None
-    where no bucket is set."""
+    where no bucket is set; jobs stop at their next page once `stopping` is set."""
 
     settings: Settings
     db: Engine
@@ -31,6 +32,7 @@ class Runtime:
     store: stores.Store | None
     latencies: Latencies = field(default_factory=Latencies)
     drift: Drift = field(default_factory=Drift)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
         self.allegro.close()

@@ -302,9 +302,12 @@ worker_slots = sa.Table(
     sa.Column("worker", sa.Text, primary_key=True),
     sa.Column("slots", sa.Integer, nullable=False),
     _now("seen_at"),
+    _now("started_at"),
+    sa.Column("canary_sent_at", Instant),
+    sa.Column("canary_done_at", Instant),
 )
-"""How many pieces of work each worker does at once, so that no more messages are sent than they can soon take;
-due.py writes it. A worker that does nothing is not seen, and forgotten after a minute."""
+"""A worker process as it reported last, and how many pieces of work it does at once, so that no more messages are sent
+than all can soon take; roster.py writes it. Gone when it stops, or was silent for ten minutes."""
 
 request_budget = sa.Table(
     "request_budget",

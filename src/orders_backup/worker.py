@@ -6,12 +6,14 @@ retried by Celery. Any number of workers and schedulers may run.
 
 import argparse
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,26 +23,29 @@ import sqlalchemy as sa
 import structlog
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import setup_logging, task_prerun
-from kombu.exceptions import OperationalError as KombuError
+from celery.signals import setup_logging, worker_shutting_down
 from sqlalchemy.engine import Connection
 
+from orders_backup import bell, canary, due, liveness, log, refusal, roster, settings
 from orders_backup import db as database
-from orders_backup import due, log, settings
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
+from orders_backup.bell import QUEUE, celery_app
+from orders_backup.canary import Hearing
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
+from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
 from orders_backup.tables import account_tokens, device_flows, syncs
 
-QUEUE = "orders-backup"
 TICK_SECONDS = 0.5
 AGAIN_SECONDS = 0.1
 """After a tick that rang: workers take work quickly, and no more of it is rung for than they have slots."""
 WAKE_SECONDS = 1.0
 """A resumed account goes on after so long."""
+TICK_WITHIN = 60.0
+"""Seconds after which a tick does not end any more, and the scheduler does."""
 
 TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
 """Each table of claimable work and the task that is rung for it."""
@@ -57,141 +62,151 @@ TOKENS_AGAIN_AFTER = timedelta(seconds=5)
 logger = structlog.get_logger()
 
 
-def celery_app(config: Settings) -> Celery:
-    """The app as producer and consumer need it; what each setting prevents is told in docs/decisions."""
-    app = Celery("orders_backup", broker=config.broker_url, set_as_current=False)
-    is_amqp = config.broker_url.startswith("amqp")
-    redis_options = {
-        "visibility_timeout": 300,
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 30,
-        "socket_connect_timeout": 5,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-    }
-    app.conf.update(
-        task_default_queue=QUEUE,
-        task_default_queue_type="quorum" if is_amqp else "classic",
-        task_default_exchange_type="topic" if is_amqp else "direct",
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        task_ignore_result=True,
-        task_store_errors_even_if_ignored=False,
-        task_serializer="json",
-        accept_content=["json"],
-        worker_prefetch_multiplier=1,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        worker_soft_shutdown_timeout=10,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        worker_eta_task_limit=10,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_pool_acquire_timeout=10,
-        broker_transport_options={"confirm_publish": True} if is_amqp else redis_options,
-    )
-    return app
-
-
-def register(app: Celery, runtime: Runtime) -> None:
+def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> None:
     """The tasks. Each takes identifiers, makes one call, and leaves every decision to the room it calls."""
+    hands = hearing or Hearing(hands=1)
     task: Callable[..., Callable[[Callable[..., None]], Any]] = app.task
 
     @task(name="poll_device", shared=False)
     def poll_device(account_id: str) -> None:
-        _run("poll_device", account_id, lambda: connect.poll(runtime, UUID(account_id)))
+        _run(hands, "poll_device", {"account_id": account_id}, lambda: connect.poll(runtime, UUID(account_id)))
 
     @task(name="refresh_token", shared=False)
     def refresh_token(account_id: str) -> None:
-        _run("refresh_token", account_id, lambda: tokens.refresh_due(runtime, UUID(account_id)))
+        _run(hands, "refresh_token", {"account_id": account_id}, lambda: tokens.refresh_due(runtime, UUID(account_id)))
 
     @task(name="sync", shared=False)
     def sync(account_id: str, kind: str) -> None:
-        _run(f"sync_{kind}", account_id, lambda: SYNCS[kind](runtime, UUID(account_id)))
+        work = SYNCS[kind]
+        _run(hands, "sync", {"account_id": account_id, "kind": kind}, lambda: work(runtime, UUID(account_id)))
 
 
-def _run(task: str, account_id: str, work: Callable[[], None]) -> None:
+def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
-    structlog.contextvars.bind_contextvars(task=task)
+    structlog.contextvars.bind_contextvars(task="_".join([task, *([key["kind"]] if "kind" in key else [])]))
+    hands.began(time.monotonic(), (task, key))
     try:
         work()
     except BudgetExhaustedError:
-        logger.info("task_postponed", account_id=account_id)
+        logger.info("task_postponed", account_id=key["account_id"])
     except OrdersBackupError as error:
-        logger.warning("task_failed", account_id=account_id, code=error.code, error=str(error))
+        logger.warning("task_failed", account_id=key["account_id"], code=error.code, error=str(error))
     except Exception:
-        logger.exception("task_crashed", account_id=account_id)
+        logger.exception("task_crashed", account_id=key["account_id"])
     finally:
+        hands.ended()
         structlog.contextvars.clear_contextvars()
 
 
 def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
-    """Rings for everything that is due, and says how much that was. What cannot be sent is rung for again later."""
-    rung: list[tuple[str, dict[str, Any]]] = []
+    """Rings for everything that is due, and says how much that was. Raises where the broker is away."""
+    rung: list[tuple[str, due.Key]] = []
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
             state.wake(tx)
         for task, table in TABLES.items():
             rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
-    for task, key in rung:
+    for place, (task, key) in enumerate(rung):
         arguments = {name: str(value) for name, value in key.items()}
-        app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)
+        try:
+            app.send_task(task, kwargs=arguments, queue=QUEUE, retry=False)
+        except bell.AWAY:
+            _unring(runtime, rung[place:])
+            raise
     return len(rung)
+
+
+def _unring(runtime: Runtime, unsent: Sequence[tuple[str, due.Key]]) -> None:
+    """Nobody was told, so it is told at once when the broker is back. A doubled message would be harmless."""
+    with database.transaction(runtime.db) as tx:
+        for task, table in TABLES.items():
+            due.unring(tx, table, [key for name, key in unsent if name == task])
 
 
 def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
     """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once."""
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
-        return dispatch.ring(tx, slots=due.slots(tx), polls=polls)
+        return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
-def run_scheduler(config: Settings) -> None:
-    """Ticks until SIGTERM or SIGINT."""
-    runtime = runtimes.build(config, pool_size=2)
+def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
+    """Ticks until SIGTERM or SIGINT. Ends itself where a tick does not end."""
     app = celery_app(config)
+    refusal.refuse_unsafe(app, lease=config.lease)
+    runtime = runtimes.build(config, pool_size=2)
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
-    pause, woken_at = 0.0, -WAKE_SECONDS
+    is_safe, pause, woken_at, ended_at = False, 0.0, -WAKE_SECONDS, time.monotonic()
+
+    def verdict(now: float) -> str | None:
+        return "stuck" if now - ended_at > TICK_WITHIN else None
+
+    liveness.start_looking(verdict, pulse=pulse, leave=liveness.leave_at_once)
     while not stopped.wait(pause):
         pause, began = TICK_SECONDS, time.monotonic()
         wake = began - woken_at >= WAKE_SECONDS
         try:
+            is_safe = is_safe or refusal.check_broker(app)
+            app.reach()
             if tick(runtime, app, wake=wake):
                 pause = AGAIN_SECONDS
             woken_at = began if wake else woken_at
-        except (DatabaseUnavailableError, KombuError, OSError) as error:
+        except (DatabaseUnavailableError, *bell.AWAY) as error:
             logger.warning("tick_failed", error=type(error).__name__)
+        ended_at = time.monotonic()
     runtime.close()
     logger.info("scheduler_stopped")
 
 
-def run_worker(config: Settings, *, concurrency: int) -> None:
+def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None) -> None:
     """Consumes until SIGTERM. Threads: the work waits on the network and on PostgreSQL; claims contain a crash."""
+    app, hearing = celery_app(config), Hearing(hands=concurrency)
+    refusal.refuse_unsafe(app, lease=config.lease)
     runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
-    app = celery_app(config)
-    register(app, runtime)
-    presence = due.Presence(runtime.db, concurrency)
-    task_prerun.connect(lambda **_: presence.tell(), weak=False)  # the tick rings for as many as workers have slots
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    register(app, runtime, hearing)
+    own_queue = canary.listen(app, name, hearing)
     setup_logging.connect(lambda **_: None, weak=False)  # Celery leaves the logs as log.configure made them
+    worker_shutting_down.connect(lambda **_: runtime.stopping.set(), weak=False)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # root is harmless here: messages are JSON, never code
     logger.info("worker_started", concurrency=concurrency)
-    name = f"--hostname=worker-{os.getpid()}@%h"
-    options = ["--pool=threads", f"--concurrency={concurrency}", name, "--without-gossip", "--without-mingle"]
-    stopped = threading.Event()
-    sweeping = threading.Thread(target=sweeper.run, args=(runtime, stopped), name="sweeper", daemon=True)
+    canary.start_singing(app, own_queue, hearing, runtime)
+    departure = Departure(
+        runtime.stopping,
+        of_no_use=hearing.verdict,
+        undone=hearing.working_on,
+        farewell=lambda: _leave_behind(runtime, name, hearing.working_on()),
+    )
+    liveness.start_looking(departure.verdict, pulse=pulse, leave=departure.leave)
+    ended = threading.Event()
+    sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
+    options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
     try:
-        app.worker_main(["--quiet", "worker", *options])
+        app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
-        stopped.set()
+        ended.set()
         sweeping.join(timeout=5)
+        departure.farewell()
         runtime.close()
+    if not runtime.stopping.is_set():  # nobody asked it to: whoever started it starts another
+        sys.exit(liveness.EX_SOFTWARE)
+
+
+def _leave_behind(runtime: Runtime, name: str, undone: Sequence[tuple[str, dict[str, str]]]) -> None:
+    """What a worker does not finish is due for the others at once; and its name goes from the roster."""
+    try:
+        with database.transaction(runtime.db) as tx:
+            for task, key in undone:
+                due.give_back(tx, TABLES[task], {**key, "account_id": UUID(key["account_id"])})
+            roster.strike(tx, name)
+    except DatabaseUnavailableError:
+        logger.info("farewell_failed")
 
 
 def main() -> None:
@@ -200,6 +215,7 @@ def main() -> None:
     parser.add_argument("role", choices=["worker", "scheduler"])
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--pulse", type=Path, default=None, help="a file to touch every two seconds while alive")
     options = parser.parse_args()
     try:
         config = settings.load(data_dir=options.data_dir)
@@ -207,9 +223,9 @@ def main() -> None:
             raise SettingsError("BROKER_URL is not set. Set it, or start `orders-backup up`.")
         log.configure(log_format=config.log_format, level=config.log_level)
         if options.role == "worker":
-            run_worker(config, concurrency=options.concurrency)
+            run_worker(config, concurrency=options.concurrency, pulse=options.pulse)
         else:
-            run_scheduler(config)
+            run_scheduler(config, pulse=options.pulse)
     except OrdersBackupError as error:
         sys.exit(f"error: {error}")
 

@@ -215,11 +215,6 @@ def report(chaos: Chaos) -> dict[str, Any]:
     }
 
 
-def is_celery_without_broker(words: str) -> bool:
-    """Whether a worker's last words are kombu's or amqp's, not ours."""
-    return words.startswith("worker") and ("kombu/transport" in words or "amqp.exceptions" in words)
-
-
 def _tally(some: list[Injected]) -> dict[str, float]:
     hit = [one.recovered for one in some if one.hits]
     return {"faults": len(hit), "hit_nobody": len(some) - len(hit), **_spread(hit)}

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import kombu
 import redis
 
-from orders_backup.worker import celery_app
+from orders_backup.bell import QUEUE
 
 from . import scale
 from .cluster import SCHEDULERS, WORKERS, until
@@ -95,7 +96,8 @@ def _broker_wiped(chaos: "Chaos", fault: Fault) -> Iterator[Hits]:
     url = chaos.cluster.settings.broker_url
     for _ in range(2 + fault.seed % 3):
         if url.startswith("amqp"):
-            celery_app(chaos.cluster.settings).control.purge()
+            with kombu.Connection(url) as connection:  # type: ignore[attr-defined,no-untyped-call]
+                connection.channel().queue_purge(QUEUE)
         else:
             with redis.Redis.from_url(url) as broker:
                 broker.flushall()

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from orders_backup import db as database
-from orders_backup import due
+from orders_backup import due, roster
 from orders_backup.budget import Bucket
 from orders_backup.due import Key, Lease
+from orders_backup.roster import Report
 from orders_backup.sync import dispatch
 from orders_backup.tables import accounts, request_budget, sync_history, syncs, worker_slots
 
@@ -156,16 +157,15 @@ def test_a_message_that_is_lost_is_sent_again(db: Engine) -> None:
 
 def test_a_worker_is_counted_while_it_is_at_work_and_one_is_assumed(db: Engine) -> None:
     with database.transaction(db) as tx:
-        assert due.slots(tx) == due.SLOTS
-    one, other = due.Presence(db, 3), due.Presence(db, 4)
-    for presence in (one, other, one):
-        presence.tell()
-    with database.transaction(db) as tx:
-        assert due.slots(tx) == 7
-        gone = sa.update(worker_slots).values(seen_at=worker_slots.c.seen_at - due.PRESENT_FOR)
+        assert roster.slots(tx) == roster.SLOTS
+        for report in (Report("one", 3), Report("other", 4), Report("one", 3)):
+            roster.put(tx, report)
+        assert roster.slots(tx) == 7
+        gone = sa.update(worker_slots).values(seen_at=worker_slots.c.seen_at - roster.PRESENT_FOR)
         tx.execute(gone.where(worker_slots.c.slots == 4))
-    with database.transaction(db) as tx:
-        assert due.slots(tx) == 3
+        assert roster.slots(tx) == 3
+        roster.strike(tx, "one")
+        assert roster.slots(tx) == roster.SLOTS
 
 
 def test_somebody_waits_only_where_work_of_the_same_length_is_due_and_not_held(db: Engine) -> None:

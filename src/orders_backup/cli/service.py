@@ -13,6 +13,7 @@ from orders_backup.errors import LocalServiceError
 commands = typer.Typer()
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Pulse = Annotated[Path | None, typer.Option(help="A file to touch every two seconds: who stops doing so is frozen.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
 
@@ -37,16 +38,18 @@ def api(host: Host = "127.0.0.1", port: Port = 8000, data_dir: DataDir = None) -
 
 @commands.command(epilog="Example: orders-backup worker --concurrency 8")
 def worker(
-    concurrency: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 8, data_dir: DataDir = None
+    concurrency: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 8,
+    pulse: Pulse = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Run one worker alone."""
-    _become_module("orders_backup.worker", data_dir, "worker", "--concurrency", str(concurrency))
+    """Run one worker alone. Start it again where it ends by itself: code 70 is a worker that was deaf or stuck."""
+    _become_module("orders_backup.worker", data_dir, "worker", "--concurrency", str(concurrency), *_pulse(pulse))
 
 
 @commands.command(epilog="Example: orders-backup scheduler")
-def scheduler(data_dir: DataDir = None) -> None:
+def scheduler(pulse: Pulse = None, data_dir: DataDir = None) -> None:
     """Run the scheduler alone; several are harmless."""
-    _become_module("orders_backup.worker", data_dir, "scheduler")
+    _become_module("orders_backup.worker", data_dir, "scheduler", *_pulse(pulse))
 
 
 @commands.command(
@@ -62,6 +65,10 @@ def simulator(context: typer.Context, data_dir: DataDir = None) -> NoReturn:  # 
     if program is None:
         raise LocalServiceError("The program allegro-simulator is not installed beside this one.")
     os.execv(program, [program, *context.args])  # noqa: S606
+
+
+def _pulse(file: Path | None) -> list[str]:
+    return ["--pulse", str(file)] if file else []
 
 
 def _become_module(module: str, data_dir: Path | None, *arguments: str) -> NoReturn:

@@ -165,6 +165,9 @@ def application_children(settings: Settings, host: str, port: int, workers: int)
     for number in range(1, workers + 1):
         arguments["worker" if number == 1 else f"worker-{number}"] = ["orders_backup.worker", "worker"]
     arguments["scheduler"] = ["orders_backup.worker", "scheduler"]
+    pulses = {name: settings.data_dir / "logs" / f"{name}.pulse" for name in arguments if name != "api"}
+    for name, pulse in pulses.items():
+        arguments[name] += ["--pulse", str(pulse)]
     environment = {**os.environ, **as_environment(settings), "PYTHONUNBUFFERED": "1"}
     place = ["--data-dir", str(settings.data_dir)]
     return [
@@ -173,6 +176,7 @@ def application_children(settings: Settings, host: str, port: int, workers: int)
             [sys.executable, "-P", "-m", *words, *place],
             settings.data_dir / "logs" / f"{name}.log",
             environment,
+            pulse=pulses.get(name),
         )
         for name, words in arguments.items()
     ]

@@ -20,6 +20,9 @@ from pathlib import Path
 
 from orders_backup.errors import LocalServiceError
 
+SILENT_AFTER = 30.0
+"""Seconds after its last sign of life at which a process is taken for frozen."""
+
 LOG_LIMIT = 20_000_000
 """Bytes; a longer log is moved to `.1` when its process starts."""
 
@@ -34,7 +37,8 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Child:
-    """One process and how to start it again. `stop_with` is also what it gets when we die."""
+    """One process and how to start it again. `stop_with` is also what it gets when we die. `pulse`: a file that it
+    touches every few seconds while it is alive."""
 
     name: str
     command: Sequence[str]
@@ -45,6 +49,9 @@ class Child:
     started_at: float = 0.0
     delay: float = FIRST_DELAY
     start_again_at: float | None = None
+    pulse: Path | None = None
+    silent_after: float = SILENT_AFTER
+    felt: tuple[int, float] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -57,6 +64,8 @@ class Child:
     def start(self) -> None:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_suffix(".log.1"))
+        if self.pulse:
+            self.pulse.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 dying_with_us(self.command, self.stop_with),
@@ -66,7 +75,20 @@ class Child:
                 env=self.environment,
                 start_new_session=True,
             )
-        self.started_at, self.start_again_at = time.monotonic(), None
+        self.started_at, self.start_again_at, self.felt = time.monotonic(), None, None
+
+    def is_silent(self, now: float) -> bool:
+        """Whether its pulse has stopped, or not begun for four times as long. Only changes of the file count: no wall
+        clock does."""
+        if self.pulse is None:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            touched = self.pulse.stat().st_mtime_ns
+            if self.felt is None or self.felt[0] != touched:
+                self.felt = (touched, now)
+        if self.felt is None:
+            return now - self.started_at > 4 * self.silent_after
+        return now - self.felt[1] > self.silent_after
 
     def ask_to_stop(self) -> None:
         if self.process and self.is_running:
@@ -116,7 +138,7 @@ def dying_with_us(command: Sequence[str], death_signal: signal.Signals) -> list[
 
 
 def supervise(children: Sequence[Child], stop: threading.Event, say: Say, changed: Callable[[], None]) -> None:
-    """Until `stop` is set: starts again what died, at first after half a second, then ever more rarely."""
+    """Until `stop` is set: starts again what died or froze, at first after half a second, then ever more rarely."""
     while not stop.wait(0.2):
         for child in children:
             if revive(child, time.monotonic(), say):
@@ -125,6 +147,9 @@ def supervise(children: Sequence[Child], stop: threading.Event, say: Say, change
 
 def revive(child: Child, now: float, say: Say) -> bool:
     """One look at one child. True where it was started again."""
+    if child.is_running and child.is_silent(now):
+        say(f"{child.name} gave no sign of life for {child.silent_after:g} s and was killed.")
+        child.kill()
     if child.is_running:
         if now - child.started_at > STEADY_AFTER:
             child.delay = FIRST_DELAY

@@ -46,7 +46,7 @@ def work_on_extras(runtime: Runtime, account_id: UUID) -> None:
 
 def _collect(job: Job) -> datetime:
     now = job.now()
-    job.ends_at = min(job.ends_at, now + SLICE)
+    job.slice_ends_at = min(job.slice_ends_at, now + SLICE)
     with database.transaction(job.runtime.db) as tx:
         is_backfilled = state.has_finished(tx, job.account_id, "backfill")
         wanted, off = extras_sql.kinds(tx, job.account_id)

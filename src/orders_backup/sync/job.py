@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 @dataclass(slots=True)
 class Job:
     """A claimed sync of one account. `cursor` is the journal's at the claim, `followed_at` when it last
-    ended well; `ends_at` is the end of its slice."""
+    ended well; `slice_ends_at` is the end of its slice."""
 
     runtime: Runtime
     account_id: UUID
@@ -59,13 +59,18 @@ class Job:
     cursor: str | None
     followed_at: datetime | None
     interval: timedelta
-    ends_at: datetime
+    slice_ends_at: datetime
     calls: Calls
     values: dict[str, object] = field(default_factory=dict)
     new_events: int = 0
 
     def now(self) -> datetime:
         return self.runtime.clock.now()
+
+    @property
+    def ends_at(self) -> datetime:
+        """No page is begun after this: the slice is over, or the process is asked to end."""
+        return datetime.min.replace(tzinfo=UTC) if self.runtime.stopping.is_set() else self.slice_ends_at
 
     def fence(self, tx: Connection) -> None:
         """Raises LeaseLostError, and SyncStoppedError where the account was paused or may not be synced any more."""
@@ -122,13 +127,14 @@ def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> date
     while True:
         due_at = body(job)
         now = job.now()
-        if due_at > now or now - job.lease.now > TURN or not job.calls.made:
+        is_over = now - job.lease.now > TURN or job.runtime.stopping.is_set()
+        if due_at > now or is_over or not job.calls.made:
             return due_at
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             if dispatch.somebody_waits(tx, job.kind):
                 return due_at
-        job.ends_at = now + SLICE
+        job.slice_ends_at = now + SLICE
         job.calls = Calls(job.runtime, job.account_id, priority=priority)
 
 
