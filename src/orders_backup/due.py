@@ -5,6 +5,7 @@ later gets a higher one, and `fence` makes the earlier holder's transaction fail
 Times are the database's clock throughout.
 """
 
+import functools
 import os
 import socket
 import threading
@@ -60,6 +61,18 @@ def ring(
     Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out. The
     longest due comes first, after what `first` puts before it; `only` leaves out the rest.
     """
+    statement = _ringing(table, again_after, tuple(only), tuple(first))
+    return [dict(row._mapping) for row in tx.execute(statement, {"most": limit})]  # noqa: SLF001
+
+
+@functools.lru_cache(maxsize=100)
+def _ringing(
+    table: sa.Table,
+    again_after: timedelta,
+    only: tuple[sa.ColumnElement[bool], ...],
+    first: tuple[sa.ColumnElement[Any], ...],
+) -> sa.Executable:
+    """Made once: the tick asks several times a second, and putting the statement together costs more than asking."""
     now = sa.func.clock_timestamp()
     keys = list(table.primary_key.columns)
     due = (
@@ -75,14 +88,13 @@ def ring(
             *only,
         )
         .order_by(*first, table.c.due_at)
-        .limit(limit)
+        .limit(sa.bindparam("most", type_=sa.Integer))
         .with_for_update(skip_locked=True)
         .cte("due")
     )
-    statement = (
+    return (
         sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
     )
-    return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
 
 
 def told(table: sa.Table) -> sa.ColumnElement[bool]:

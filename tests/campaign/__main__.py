@@ -6,11 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
@@ -45,15 +43,11 @@ def _options() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def database() -> Iterator[Engine]:
-    """A database on a PostgreSQL of its own, in memory where that can be.
+    """A database on a PostgreSQL of its own.
 
     Two campaigns on one server would see each other: a transaction that is open anywhere holds the feed back.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="campaign", dir=wires.MEMORY) as folder,
-        wires.start_server(Path(folder), options=wires.SERVER) as server,
-        wires.fresh(server.url, wires.make_template(server.url)) as engine,
-    ):
+    with wires.server() as url, wires.fresh(url, wires.make_template(url)) as engine:
         yield engine
 
 

@@ -15,6 +15,8 @@ from .stage import Crash, Stage, Worker
 TOKEN = "/auth/oauth/token"
 LIST = "/order/checkout-forms"
 EVENTS = "/order/events"
+ME = "/me"
+"""Who is refused here with a token that is a moment old has to agree once more."""
 REUSE = 15.0
 """Two processes may use one refresh token where the first one is this much older: it counts as dead."""
 
@@ -98,10 +100,12 @@ class Road(httpx.BaseTransport):
         return answer
 
     def _answer(self, request: httpx.Request, fault: Fault | None) -> httpx.Response:
-        stage = self._stage
+        stage, path = self._stage, request.url.path
         if fault is not None and fault.kind == "refused":
             HAND.forward(0.1)
             return httpx.Response(400, json={"error": "invalid_grant"}, request=request)
+        if fault is not None and path == ME and fault.params.get("code") == 401:
+            stage.disrupted.append(HAND.now)
         if fault is not None and fault.kind not in {"freeze", "late"}:
             stage.world.faults(fault.kind, times=1, path=request.url.path, after=fault.after, **fault.params)
         try:

@@ -1,11 +1,12 @@
 """The story of one seed: a seller connects, life goes on, faults happen, calm returns, and everything is checked."""
 
 import contextlib
+import random
 import shutil
 import tempfile
 from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -22,8 +23,9 @@ from orders_backup.errors import AllegroError, BudgetExhaustedError, DatabaseUna
 from orders_backup.settings import Settings
 from orders_backup.sync import state
 
-from . import checks, knobs, weather, wires
+from . import checks, knobs, openings, weather, wires
 from .hand import HAND
+from .openings import Opening
 from .reader import Reader
 from .road import Road, Traffic
 from .stage import Crash, Stage, WatchedFolder, playing
@@ -32,6 +34,10 @@ from .weather import Weather
 KEY = SecretStr("key1:" + "A" * 43)
 USER = UUID(int=7)
 NOBODY = UUID(int=0)
+ACTS = (2, 3, 4, 6)
+SKEWS = ((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))
+FROM_NOTHING = 0.35
+"""The share of stories that begin with nothing; the others find a shop that is connected and listed."""
 _by_id = attrgetter("id")
 
 
@@ -46,6 +52,7 @@ class Scale:
     skews: tuple[float, ...]
     event_lag: float
     small_pages: bool
+    extras: bool
 
 
 @dataclass(slots=True)
@@ -70,7 +77,10 @@ class Story:
 
     def connects(self) -> None:
         """The seller's browser: begins until it works, agrees, and begins again where the flow was lost on its way."""
-        self.account_id = self._as_user(lambda runtime: connect.begin(runtime, user_id=USER, name="shop"))
+        extras = None if self.scale.extras else ()
+        self.account_id = self._as_user(
+            lambda runtime: connect.begin(runtime, user_id=USER, name="shop", extras=extras)
+        )
         self.stage.names[str(self.account_id)] = "shop"
         for _ in range(200):
             status = self.status()
@@ -283,22 +293,25 @@ _ASLEEP = """
 def _scale() -> Scale:
     draw = HAND.draw
     return Scale(
-        orders=draw.choice((0, 3, 5, 8, 8, 12, 20)),
-        acts=draw.choice((3, 5, 8, 12)),
+        orders=draw.choice((0, 2, 4, 6, 9, 12)),
+        acts=draw.choice(ACTS),
         limit=draw.choice((9_000, 9_000, 9_000, 9_000, 9_000, 200)),
         access_token=draw.choice((43_199, 3_600, 400)),
-        skews=draw.choice(((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))),
+        skews=draw.choice(SKEWS),
         event_lag=draw.choice((0.0, 0.0, 2.0)),
         small_pages=draw.random() < 0.5,
+        extras=draw.random() < 0.3,
     )
 
 
 @contextlib.contextmanager
-def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, **fixed: Any) -> Iterator[Story]:
+def begun(
+    engine: Engine, seed: int, *, families: frozenset[str] | None = None, shop: Opening | None = None, **fixed: Any
+) -> Iterator[Story]:
     """The beginning of a story; `families` and `fixed` take the place of what the seed would have drawn."""
     HAND.begin(seed)
     wires.empty(engine)
-    scale = _scale()
+    scale = _scale() if shop is None else replace(shop.scale, acts=HAND.draw.choice(ACTS), skews=HAND.draw.choice(SKEWS))
     for name, value in fixed.items():
         setattr(scale, name, value)
     folder = tempfile.mkdtemp(prefix="spool", dir=wires.MEMORY)
@@ -325,6 +338,8 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
             for _ in range(2):
                 stage.start()
             stage.say(f"seed {seed}: {scale} {sorted(drawn.families)} {drawn.rate}")
+            if shop is not None:
+                openings.set_out(story, shop)
             yield story
     finally:
         story.reader.ends()
@@ -337,14 +352,16 @@ def play(
     engine: Engine, seed: int, holder: list[Story] | None = None, *, families: frozenset[str] | None = None
 ) -> Story:
     """A whole seed; what was found broken stands in its stage's `trouble`. `holder` has it even if this raises."""
-    with begun(engine, seed, families=families) as story:
+    chance = random.Random(f"opening {seed}")  # noqa: S311 – a seed's, not a secret
+    shop = None if chance.random() < FROM_NOTHING else openings.opening(engine, chance.randrange(openings.HOW_MANY))
+    with begun(engine, seed, families=families, shop=shop) as story:
         if holder is not None:
             holder.append(story)
         _lives(story)
         if not story.stage.trouble:
             story.settles()
             checks.finally_(story, proven=False)
-        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.4):
+        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.25):
             story.reconciles()
             checks.finally_(story, proven=True)
         return story
@@ -354,7 +371,8 @@ def _lives(story: Story) -> None:
     """The seller connects, and then things happen, jobs run and faults strike in the order that the seed chooses."""
     draw = HAND.draw
     story.weather.arms()
-    story.connects()
+    if story.account_id == NOBODY:
+        story.connects()
     for _ in range(story.scale.acts):
         if story.stage.trouble:
             break

@@ -128,7 +128,7 @@ class Weather:
         folder = self.stage.settings.data_dir / "spool"
         with wires.quietly(self.stage.engine) as tx:
             for row in tx.execute(sa.text(query), {"now": HAND.now}):
-                if not (folder / f"{row.account_id}.{row.generation + 1}.json").exists():
+                if not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")):
                     return True
         return False
 

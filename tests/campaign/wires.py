@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ SERVER = {
     "max_connections": "60",
     "shared_buffers": "64MB",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 _CLOCK = """
     CREATE SCHEMA campaign;
@@ -139,6 +141,7 @@ def connect(url: str) -> Engine:
     def on_our_wire(_dialect: object, _record: object, arguments: Any, options: Any) -> Wire:
         wire = Wire.connect(*arguments, **options)
         wire.cursor_factory = Statement
+        wire.prepare_threshold, wire.prepared_max = 1, None
         return wire
 
     return engine
@@ -209,4 +212,12 @@ def _execute(url: str, statement: str) -> None:
     engine.dispose()
 
 
-start_server = local.start_postgres
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """The URL of a PostgreSQL of one's own, in memory where that can be; through a socket, which costs least."""
+    with tempfile.TemporaryDirectory(prefix="campaign", dir=MEMORY) as folder:
+        sockets = Path(folder) / "postgres"
+        options = {**SERVER, "unix_socket_directories": str(sockets)}
+        with local.start_postgres(Path(folder), options=options) as started:
+            url = sa.make_url(started.url).set(host="", query={"host": str(sockets), "port": str(started.port)}, port=None)
+            yield url.render_as_string(hide_password=False)

@@ -5,6 +5,7 @@ lanes, each by turns: who was served waits behind everybody who became due befor
 no more than its part of the slots, so that the journals always find workers free.
 """
 
+import functools
 import random
 from dataclasses import dataclass
 from uuid import UUID
@@ -44,6 +45,7 @@ class Lane:
     first: tuple[sa.ColumnElement[bool], ...] = ()
 
 
+@functools.cache
 def lanes(slots: int) -> list[Lane]:
     """The lanes, for so many pieces of work at once.
 
