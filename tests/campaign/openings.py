@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from orders_backup import db as database
-from orders_backup.tables import metadata
 
 from . import wires
 from .hand import HAND
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 HOW_MANY = 16
 """Of the shops; every second one was swept already."""
-TABLES = [table.name for table in metadata.sorted_tables]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def _kept(told: "Story") -> Opening:
     shop = io.BytesIO()
     _Kept(shop, pickle.HIGHEST_PROTOCOL).dump(told.stage.world._state)
     with wires.quietly(told.stage.engine) as tx:
-        rows = {table: content for table in TABLES if (content := _rows(tx, table)) is not None}
+        rows = {table: content for table in wires.TABLES if (content := _rows(tx, table)) is not None}
         next_seq = tx.execute(sa.text("SELECT coalesce(max(seq), 0) + 1 FROM order_changes")).scalar_one()
     return Opening(
         scale=told.scale,

@@ -237,11 +237,11 @@ class Stage:
         if (action := self.exactly.pop(self.boundaries, None)) is not None:
             return Armed(place, 0, action, 60.0)
         for armed in self.armed:
-            if armed.place == place.partition(" ")[0] and self.may_strike(armed.action, armed.seconds):
+            if armed.place == place.partition(" ")[0]:
                 armed.count -= 1
-                if armed.count <= 0:
+                if armed.count <= 0 and self.may_strike(armed.action, armed.seconds):
                     self.armed.remove(armed)
-                    self.say(f"{armed.action} at {place} {what[:60]!r}")
+                    self.say(f"{armed.action} at {place} {' '.join(what[:80].split())[:60]!r}")
                     return armed
         return None
 
@@ -274,7 +274,7 @@ class Stage:
         if begins:
             self._written[id(wire)] = set()
         self.digest.update(statement.encode())
-        struck = self.boundary("begin" if begins else "statement", " ".join(statement.split()))
+        struck = self.boundary("begin" if begins else "statement", statement)
         if struck is not None:
             self._strike(wire, struck)
         self._writing = (wire, wires.table_written(statement))
