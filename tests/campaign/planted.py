@@ -60,16 +60,16 @@ def settle(""",
     Bug(
         "the new pair is not kept on the disk",
         "accounts/tokens.py",
-        """    spool.keep(_folder(runtime), account_id, str(begun.generation + 1), sealed)
+        """    keep(runtime, account_id, begun.generation + 1, sealed)
     return _store(""",
-        """    return _store(""",
+        "    return _store(",
         weather="outage,tokens",
     ),
     Bug(
         "a token pair is stored without the fence of its generation",
-        "accounts/tokens.py",
-        "mine = (table.account_id == account_id) & (table.generation == generation)",
-        "mine = table.account_id == account_id",
+        "accounts/pairs.py",
+        "mine = _of(account_id) & (account_tokens.c.generation == generation)",
+        "mine = _of(account_id)",
         weather="freeze,tokens",
     ),
     Bug(
@@ -82,7 +82,7 @@ def settle(""",
         weather="freeze",
     ),
     Bug(
-        "the same bytes make a version",
+        "dedup by event alone: the same bytes make a version",
         "orders/changes.py",
         "return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED",
         "return Verdict.CHANGED",
@@ -90,12 +90,14 @@ def settle(""",
     Bug(
         "the journal is read from the cursor on, without an overlap",
         "sync/pull.py",
-        "    after = plan.later(plan.overlapped(cursor), [known] if known else [])\n",
-        "    after = cursor\n",
+        """    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
+""",
+        """    after = cursor
+""",
         weather="journal",
     ),
     Bug(
-        "rows from outside a window count for it",
+        "the filter is not verified: rows from outside a window count for it",
         "sync/plan.py",
         """    if not inside:
         return "a page held orders from outside its window"
@@ -122,11 +124,14 @@ def settle(""",
     Bug(
         "a window is proven without counting",
         "sync/windows.py",
-        """    missing = window.total_count - found.listed - set_aside
-    if missing:""",
-        """    missing = 0
-    window = Listing(job, listing.run, window, listing.cause).window
-    if missing:""",
+        """    found = evidence.stored_in(tx, window)
+    unlisted""",
+        """    from types import SimpleNamespace
+
+    found = evidence.stored_in(tx, window)
+    told = {"listed": window.total_count - set_aside, "fingerprint": window.fingerprint}
+    found = SimpleNamespace(**{**found._mapping, **told})
+    unlisted""",
         weather="lists",
     ),
     Bug(
@@ -142,10 +147,11 @@ def settle(""",
     rooms""",
     ),
     Bug(
-        "the whole minute's limit may go at once",
+        "the budget refills twice as fast as the limit allows",
         "budget.py",
-        "        return max(1, int(self.per_minute * BURST_SHARE))",
-        "        return max(1, self.per_minute)",
+        "        return max(self.per_minute - self.burst, 1) / (60 + DELAY)",
+        "        return self.per_minute / 60 * 2",
+        weather="limits",
     ),
     Bug(
         "a 429 silences nobody",
@@ -158,7 +164,7 @@ def settle(""",
     Bug(
         "an outage sets orders aside",
         "sync/debts.py",
-        "own = tried.landed or not isinstance(error, AllegroUnavailableError)",
+        "own = tried.landed or not _is_away(error)",
         "own = True",
         weather="network,outage",
     ),
@@ -186,8 +192,8 @@ def settle(""",
     Bug(
         "invalid_grant is believed inside the grace",
         "accounts/tokens.py",
-        'return error.error in {"invalid_grant", "invalid_token"} and now >= begun.first_at + GRACE',
-        'return error.error in {"invalid_grant", "invalid_token"}',
+        "    is_final = is_refused and begun.was_refused and begun.intent_at >= begun.first_at + GRACE",
+        "    is_final = is_refused",
         weather="tokens",
     ),
     Bug(
@@ -221,15 +227,17 @@ def settle(""",
     Bug(
         "a page that a crash interrupted is counted twice",
         "sync/windows.py",
-        """        with database.transaction(job.runtime.db) as tx:
-            job.fence(tx)
-            current = state.next_window""",
-        """        with database.transaction(job.runtime.db) as early:
-            job.fence(early)
-            state.count(early, listing.run.id, Recorded(unchanged=len(readings)))
+        """        readings = listing.read(page)
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
-            current = state.next_window""",
+            current = _as_it_is""",
+        """        readings = listing.read(page)
+        with database.transaction(job.runtime.db) as early:
+            job.fence(early)
+            state.count(early, question.run.id, Recorded(unchanged=len(readings)))
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            current = _as_it_is""",
         weather="crash,database",
     ),
     Bug(
@@ -247,9 +255,47 @@ def settle(""",
     Bug(
         "the device's pair is not kept before it is used",
         "accounts/connect.py",
-        """        spool.keep(_spool(runtime), row.account_id, f"device-{row.user_code}", sealed)
-    with""",
-        """    with""",
+        """        try:
+            spool.keep(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}", sealed)
+        except""",
+        """        try:
+            pass
+        except""",
         weather="outage,database",
+    ),
+    Bug(
+        "a lock that anyone may take away: who lost a lease gives the work back all the same",
+        "due.py",
+        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
+        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)""",
+        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
+        .where(*_is(lease.table, lease.key))""",
+        weather="freeze",
+    ),
+    Bug(
+        "no confirms: what was sent once counts as heard",
+        "due.py",
+        """                table.c.rung_at < now - again_after,
+""",
+        "",
+        weather="broker",
+    ),
+    Bug(
+        "the budget counts by the minute of the clock",
+        "budget.py",
+        """    available = bucket.burst - max((level.full_at - now).total_seconds(), 0.0) * bucket.rate
+    over""",
+        """    minute = now.replace(second=0, microsecond=0)
+    available = bucket.per_minute - max((level.full_at - minute).total_seconds(), 0.0) * bucket.per_minute / 60
+    over""",
+        weather="limits",
+    ),
+    Bug(
+        "a sweep counts its calls without a fence",
+        "sync/sweeps.py",
+        """            job.fence(tx)
+            state.count_calls""",
+        """            state.count_calls""",
+        weather="freeze",
     ),
 )

@@ -119,6 +119,17 @@ class Statement(psycopg.Cursor[Any]):
         LINE.watch.wrote(self.rowcount)
         return self
 
+    @property
+    def description(self) -> Any:
+        """Names and types alone: nobody asks for more, and the driver's own takes longer than some statements."""
+        found = self.pgresult
+        if found is None or not found.nfields:
+            return None
+        return [
+            ((found.fname(at) or b"").decode(), found.ftype(at), None, None, None, None, None)
+            for at in range(found.nfields)
+        ]
+
     def executemany(self, query: Any, *args: Any, **options: Any) -> None:
         self._wire().before(query)
         super().executemany(query, *args, **options)
