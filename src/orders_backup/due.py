@@ -133,14 +133,24 @@ def fence(tx: Connection, lease: Lease, *, extend: timedelta) -> None:
 
     Raises LeaseLostError where someone else claimed the work meanwhile; the row stays locked until the commit.
     """
-    now = sa.func.clock_timestamp()
-    statement = (
-        sa.update(lease.table)
-        .values(leased_until=now + extend)
-        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)
-    )
-    if tx.execute(statement).rowcount != 1:
+    values = {f"of_{name}": value for name, value in lease.key.items()}
+    values |= {"mine": lease.generation, "extend": extend}
+    if tx.execute(_fencing(lease.table), values).rowcount != 1:
         raise LeaseLostError("Another worker took over this work.")
+
+
+@functools.cache
+def _fencing(table: sa.Table) -> sa.Executable:
+    """Made once: it begins every transaction of every job."""
+    extend = sa.bindparam("extend", type_=sa.Interval)
+    return (
+        sa.update(table)
+        .values(leased_until=sa.func.clock_timestamp() + extend)
+        .where(
+            *(column == sa.bindparam(f"of_{column.name}") for column in table.primary_key.columns),
+            table.c.lease_generation == sa.bindparam("mine"),
+        )
+    )
 
 
 def settle(

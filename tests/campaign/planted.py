@@ -6,13 +6,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
-    it, played in every seed; empty: whatever the seeds draw."""
+    it, played in every seed; empty: whatever the seeds draw. `limit`: a client id's that is reached; 0: as drawn."""
 
     name: str
     file: str
     old: str
     new: str
     weather: str = ""
+    limit: int = 0
 
 
 BUGS = (
@@ -32,15 +33,8 @@ BUGS = (
     Bug(
         "no fence: whoever lost a lease writes all the same",
         "due.py",
-        """    if tx.execute(statement).rowcount != 1:
-        raise LeaseLostError("Another worker took over this work.")
-
-
-def settle(""",
-        """    tx.execute(statement)
-
-
-def settle(""",
+        "    if tx.execute(_fencing(lease.table), values).rowcount != 1:",
+        "    if tx.execute(_fencing(lease.table), values) is None:",
         weather="freeze",
     ),
     Bug(
@@ -145,6 +139,7 @@ def settle(""",
 
     now = worker_clock.datetime.now(UTC)
     rooms""",
+        limit=30,
     ),
     Bug(
         "the budget refills twice as fast as the limit allows",
@@ -152,6 +147,7 @@ def settle(""",
         "        return max(self.per_minute - self.burst, 1) / (60 + DELAY)",
         "        return self.per_minute / 60 * 2",
         weather="limits",
+        limit=30,
     ),
     Bug(
         "a 429 silences nobody",
@@ -289,6 +285,7 @@ def settle(""",
     available = bucket.per_minute - max((level.full_at - minute).total_seconds(), 0.0) * bucket.per_minute / 60
     over""",
         weather="limits",
+        limit=30,
     ),
     Bug(
         "a sweep counts its calls without a fence",

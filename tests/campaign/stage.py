@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import httpx
 import psycopg
 import sqlalchemy as sa
 import structlog
@@ -35,6 +37,10 @@ FAILURES: dict[str, type[psycopg.Error]] = {
     "serialization": psycopg.errors.SerializationFailure,
     "timeout": psycopg.errors.QueryCanceled,
 }
+INJECTED = (psycopg.Error, sa.exc.SQLAlchemyError, httpx.HTTPError, OSError)
+HERE = Path(__file__).parent
+OURS = "campaign:"
+"""How trouble begins that tells of the campaign itself and of no broken promise."""
 UNFENCED = {"request_budget", "account_tokens", "codec_dictionaries"}
 """What a process may write although another one took over its job: these have fences of their own."""
 
@@ -225,7 +231,7 @@ class Stage:
         told = {key: value for key, value in event.items() if key not in {"task", "exc_info"}}
         self.say(f"log {name} " + " ".join(f"{key}={self.name(str(value))}" for key, value in sorted(told.items())))
         if name == "task_crashed" or event.get("exc_info"):
-            self.trouble.append(f"crash without a name: {_traceback()}")
+            self.trouble.append(_unnamed())
         raise structlog.DropEvent
 
     # Boundaries: the watch on every wire, and on the spool's files
@@ -420,5 +426,10 @@ def playing(stage: Stage) -> Iterator[None]:
             worker.runtime.oauth.close()
 
 
-def _traceback() -> str:
-    return traceback.format_exc(limit=-6)
+def _unnamed() -> str:
+    """What nobody gave a name: the product's failure, or the campaign's own, which proves nothing."""
+    error = sys.exc_info()[1]
+    assert error is not None
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    is_ours = Path(place).parent == HERE and not isinstance(error, INJECTED)
+    return f"{OURS if is_ours else 'crash without a name:'} {traceback.format_exc(limit=-6)}"

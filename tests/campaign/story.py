@@ -322,7 +322,9 @@ def begun(
     """The beginning of a story; `families` and `fixed` take the place of what the seed would have drawn."""
     HAND.begin(seed)
     wires.empty(engine)
-    scale = _scale() if shop is None else replace(shop.scale, acts=HAND.draw.choice(ACTS), skews=HAND.draw.choice(SKEWS))
+    scale = (
+        _scale() if shop is None else replace(shop.scale, acts=HAND.draw.choice(ACTS), skews=HAND.draw.choice(SKEWS))
+    )
     for name, value in fixed.items():
         setattr(scale, name, value)
     folder = tempfile.mkdtemp(prefix="spool", dir=wires.MEMORY)
@@ -360,12 +362,17 @@ def begun(
 
 
 def play(
-    engine: Engine, seed: int, holder: list[Story] | None = None, *, families: frozenset[str] | None = None
+    engine: Engine,
+    seed: int,
+    holder: list[Story] | None = None,
+    *,
+    families: frozenset[str] | None = None,
+    **fixed: Any,
 ) -> Story:
     """A whole seed; what was found broken stands in its stage's `trouble`. `holder` has it even if this raises."""
-    chance = random.Random(f"opening {seed}")  # noqa: S311 – a seed's, not a secret
+    chance = random.Random(f"opening {seed}")
     shop = None if chance.random() < FROM_NOTHING else openings.opening(engine, chance.randrange(openings.HOW_MANY))
-    with begun(engine, seed, families=families, shop=shop) as story:
+    with begun(engine, seed, families=families, shop=shop, **fixed) as story:
         if holder is not None:
             holder.append(story)
         _lives(story)
@@ -410,7 +417,7 @@ def _settings(world: World, folder: Path, scale: Scale) -> Settings:
         allegro_client_secret=SecretStr("simulator-secret"),
         encryption_keys=KEY,
         rate_limit_client=scale.limit,
-        rate_limit_orders=100 if scale.limit < 9_000 else 3_000,
+        rate_limit_orders=min(scale.limit, 100) if scale.limit < 9_000 else 3_000,
         sync_interval=timedelta(hours=1),
     )
     return built.model_copy(update={"data_dir": folder})

@@ -244,5 +244,7 @@ def server() -> Iterator[str]:
         sockets = Path(folder) / "postgres"
         options = {**SERVER, "unix_socket_directories": str(sockets)}
         with local.start_postgres(Path(folder), options=options) as started:
-            url = sa.make_url(started.url).set(host="", query={"host": str(sockets), "port": str(started.port)}, port=None)
+            url = sa.make_url(started.url).set(
+                host="", query={"host": str(sockets), "port": str(started.port)}, port=None
+            )
             yield url.render_as_string(hide_password=False)
