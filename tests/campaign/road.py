@@ -51,13 +51,14 @@ class Silence(NamedTuple):
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the road."""
+    """What went over the road. `aims` is asked when a new pair of tokens is here and nowhere else."""
 
     choose: Callable[[str], Fault | None]
     calls: list[Call] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
     token_calls: list[tuple[datetime, Worker]] = field(default_factory=list)
     delivered: Worker | None = None
+    aims: Callable[[], None] = lambda: None
 
 
 class Road(httpx.BaseTransport):
@@ -95,6 +96,7 @@ class Road(httpx.BaseTransport):
         stage.say(f"call {path} {_told(request)} -> {answer.status_code}{f' ({fault.kind})' if fault else ''}")
         if is_refresh and answer.status_code == 200:
             self._traffic.delivered = self._worker
+            self._traffic.aims()
         if answer.status_code == 429 and not path.startswith("/auth/"):
             self._silence(answer)
         return answer

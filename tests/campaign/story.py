@@ -19,7 +19,13 @@ from sqlalchemy.engine import Engine
 from allegro_simulator.world import NotPossibleError, World
 from orders_backup.accounts import connect
 from orders_backup.due import RING_AGAIN_AFTER
-from orders_backup.errors import AllegroError, BudgetExhaustedError, DatabaseUnavailableError
+from orders_backup.errors import (
+    AllegroError,
+    BudgetExhaustedError,
+    ConflictError,
+    DatabaseUnavailableError,
+    NotFoundError,
+)
 from orders_backup.settings import Settings
 from orders_backup.sync import state
 
@@ -175,12 +181,18 @@ class Story:
 
     def interlude(self) -> None:
         """What another process does while one stands still: the scheduler rings, and some of it is worked on."""
-        if HAND.draw.random() < 0.5:
+        if HAND.draw.random() < 0.6:
             self.happens()
+            self._is_asked_for()
         self.stage.tick()
         for _ in range(HAND.draw.randint(1, 2)):
             if self.stage.queue:
                 self.stage.deliver(HAND.draw.randrange(len(self.stage.queue)))
+
+    def _is_asked_for(self) -> None:
+        """Somebody presses the button: the journal is due, whatever else is on its way."""
+        with wires.quietly(self.stage.engine) as tx, contextlib.suppress(ConflictError, NotFoundError):
+            state.request(tx, self.account_id, "incremental")
 
     # Life at Allegro
 
@@ -343,7 +355,7 @@ def begun(
     drawn = weather.drawn(stage, traffic)
     if families is not None:
         drawn.families = families
-    traffic.choose = drawn.choose
+    traffic.choose, traffic.aims = drawn.choose, drawn.aims
     story = Story(seed, stage, traffic, scale, seller.id, drawn, Reader(stage))
     stage.may_strike, stage.interlude = drawn.may_strike, story.interlude
     try:

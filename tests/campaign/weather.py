@@ -51,6 +51,7 @@ class Weather:
     traffic: Traffic
     is_over: bool = False
     spared: int = 0
+    has_aimed: bool = False
 
     def arms(self) -> None:
         """One more action waits for its boundary, if this seed has any such family."""
@@ -59,8 +60,21 @@ class Weather:
             kind = HAND.draw.choice(OF_FAMILY[HAND.draw.choice(mine)])
             self.stage.armed.append(ON_WIRES[kind]())
 
+    def aims(self) -> None:
+        """Once in a story the database is away, or the process dies, right where a new pair of tokens is not safe yet."""
+        if self.is_over or self.has_aimed or not self.families & {"outage", "crash", "database"}:
+            return
+        self.has_aimed = True
+        if "outage" in self.families:
+            self.stage.armed = [Armed(HAND.draw.choice(("begin", "commit")), 1, "outage", 100.0)]
+        else:
+            self.stage.armed = [Armed(HAND.draw.choice(("begin", "commit", "file")), HAND.draw.randint(1, 3), "crash")]
+
     def clears_up(self) -> None:
+        """No more faults; an outage that has begun takes its time."""
         self.is_over = True
+        if self.stage.down_until is not None:
+            HAND.forward((self.stage.down_until - HAND.now).total_seconds())
         self.stage.armed.clear()
         self.stage.down_until = None
 
