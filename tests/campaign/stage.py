@@ -51,7 +51,7 @@ class Crash(BaseException):
 
 @dataclass(slots=True)
 class Worker:
-    """A simulated process. `stale`: another one took over the job that this one is in."""
+    """A simulated process. `stale`: another one took over the job that this one is in and had claimed."""
 
     name: str
     skew: float
@@ -59,6 +59,7 @@ class Worker:
     tasks: dict[str, Callable[..., None]]
     dead: bool = False
     stale: bool = False
+    has_claimed: bool = False
     job: tuple[str, dict[str, str]] | None = None
 
 
@@ -212,7 +213,7 @@ class Stage:
     def work(self, task: str, key: dict[str, str]) -> None:
         worker = self.idle()
         with self.as_process(worker):
-            worker.job, worker.stale = (task, key), False
+            worker.job, worker.stale, worker.has_claimed = (task, key), False, False
             self.say(f"{task} {' '.join(self.name(value) for value in key.values())}")
             worker.tasks[task](**key)
         worker.job, worker.stale = None, False
@@ -325,6 +326,8 @@ class Stage:
         return None
 
     def _check_fence(self, worker: Worker, written: set[str]) -> None:
+        table = background.TABLES.get(worker.job[0]) if worker.job else None
+        worker.has_claimed |= table is not None and table.name in written
         if worker.stale and (wrongly := written - UNFENCED):
             self.trouble.append(f"fence: a process whose job was taken over wrote {', '.join(sorted(wrongly))}")
 
@@ -353,20 +356,20 @@ class Stage:
             return
         self.say(f"stands still for {seconds:.1f} s")
         self.disrupted.append(HAND.now)
-        before = self._generation(worker)
+        before = self._lease(worker)
         HAND.forward(seconds)
         self.interlude()
-        worker.stale = worker.stale or self._generation(worker) != before
+        worker.stale |= worker.has_claimed and self._lease(worker) != before
         self.say("goes on" + (", its job taken over" if worker.stale else ""))
 
-    def _generation(self, worker: Worker) -> object:
+    def _lease(self, worker: Worker) -> object:
+        """Whoever takes the job over leaves a mark here, even where he should forget to raise the generation."""
         if worker.job is None or (table := background.TABLES.get(worker.job[0])) is None:
             return None
         key = worker.job[1]
         where = " AND ".join(f"{name}::text = :{name}" for name in key)
-        with wires.quietly(self.engine) as tx:
-            found = tx.execute(sa.text(f"SELECT lease_generation FROM {table.name} WHERE {where}"), key)
-            return found.scalar_one_or_none()
+        found = self.rows(f"SELECT lease_generation, leased_until FROM {table.name} WHERE {where}", **key)
+        return tuple(found[0]) if found else None
 
     # The campaign's own look at the database
 

@@ -52,6 +52,7 @@ class Weather:
     is_over: bool = False
     spared: int = 0
     has_aimed: bool = False
+    has_frozen: bool = False
 
     def arms(self) -> None:
         """One more action waits for its boundary, if this seed has any such family."""
@@ -61,7 +62,7 @@ class Weather:
             self.stage.armed.append(ON_WIRES[kind]())
 
     def aims(self) -> None:
-        """Once in a story the database is away, or the process dies, right where a new pair of tokens is not safe yet."""
+        """Once in a story the database is away, or the process dies, where a new pair of tokens is not safe yet."""
         if self.is_over or self.has_aimed or not self.families & {"outage", "crash", "database"}:
             return
         self.has_aimed = True
@@ -90,12 +91,19 @@ class Weather:
 
     def choose(self, path: str) -> Fault | None:
         """What becomes of the next call."""
-        if self.is_over or HAND.draw.random() >= self.rate:
+        if self.is_over:
             return None
-        drawn = self._drawn(path)
+        drawn = self._aimed(path) or (self._drawn(path) if HAND.draw.random() < self.rate else None)
         if drawn is None or (drawn.kind != "refused" and not self.may_strike(drawn.kind, drawn.seconds)):
             return None
         return drawn
+
+    def _aimed(self, path: str) -> Fault | None:
+        """Once in a story a process stands still in a refresh, while another one needs the token."""
+        if path != TOKEN or "freeze" not in self.families or self.has_frozen:
+            return None
+        self.has_frozen = True
+        return Fault("freeze", seconds=HAND.draw.choice((2.0, 10.0)))
 
     def _drawn(self, path: str) -> Fault | None:
         draw, possible = HAND.draw, list[Fault]()
