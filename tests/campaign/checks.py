@@ -77,6 +77,7 @@ def finally_(story: "Story", *, proven: bool) -> None:
     found += _rates(story)
     found += _silences(story)
     found += _honest(story)
+    found += _founded(story)
     found += _archive(story, proven=proven)
     found += _catch(story)
 
@@ -204,6 +205,17 @@ def _honest(story: "Story") -> Iterator[str]:
             and not story.stage.world.truth(story.seller_id)[order.id].hidden
         ):
             yield f"certificate: it is complete, and {order.id} is not stored"
+
+
+def _founded(story: "Story") -> Iterator[str]:
+    """No window is proven with more orders than Allegro ever had in it."""
+    query = "SELECT window_from, window_to, total_count FROM sync_windows WHERE status = 'verified' AND method = 'ids'"
+    bought = [order.bought for order in story.stage.world._state.by_seller[story.seller_id]]
+    for row in story.stage.rows(query):
+        since, until = row.window_from.timestamp() * 1000, row.window_to.timestamp() * 1000
+        ever = sum(since <= moment < until for moment in bought)
+        if row.total_count > ever:
+            yield f"windows: one is proven with {row.total_count} orders, and never held more than {ever}"
 
 
 def _catch(story: "Story") -> Iterator[str]:

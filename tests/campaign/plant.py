@@ -47,7 +47,8 @@ def main() -> None:
 
 def stands(bug: Bug) -> bool:
     """Whether the text to be replaced stands in the source, once."""
-    return (ROOT / "src/orders_backup" / bug.file).read_text().count(bug.old) == 1
+    text = (ROOT / "src/orders_backup" / bug.file).read_text()
+    return all(text.count(old) == 1 for old in (bug.old, bug.also[0]) if old)
 
 
 def planted(bug: Bug, seeds: int) -> Found:
@@ -58,7 +59,8 @@ def planted(bug: Bug, seeds: int) -> Found:
         shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "migrations", copy / "migrations")
         target = copy / "src/orders_backup" / bug.file
-        target.write_text(target.read_text().replace(bug.old, bug.new))
+        text = target.read_text().replace(bug.old, bug.new)
+        target.write_text(text.replace(*bug.also) if bug.also[0] else text)
         seed, check = _campaign(copy / "src", seeds, bug)
     found = Found(bug, seed, check, time.monotonic() - began)
     told = "SURVIVED" if seed is None else f"seed {seed}"
