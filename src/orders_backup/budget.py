@@ -235,12 +235,16 @@ def _learned() -> "sa.ColumnElement[float]":
 
 def _locked(tx: Connection, buckets: Sequence[Bucket]) -> dict[str, Level]:
     """The levels with their rows locked, always in the order of the keys, so that no two takers wait crosswise."""
-    keys = sorted(bucket.key for bucket in buckets)
-    query = (
-        sa.select(request_budget).where(request_budget.c.key.in_(keys)).order_by(request_budget.c.key).with_for_update()
-    )
-    rows = tx.execute(query)
+    rows = tx.execute(_LOCKED, {"keys": sorted(bucket.key for bucket in buckets)})
     return {row.key: Level(row.full_at, row.silent_until, row.pace, row.paced_at, row.own) for row in rows}
+
+
+_LOCKED = (
+    sa.select(request_budget)
+    .where(request_budget.c.key.in_(sa.bindparam("keys", expanding=True)))
+    .order_by(request_budget.c.key)
+    .with_for_update()
+)
 
 
 def _begin(db: Engine, buckets: Sequence[Bucket]) -> None:

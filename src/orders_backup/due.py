@@ -5,6 +5,7 @@ later gets a higher one, and `fence` makes the earlier holder's transaction fail
 Times are the database's clock throughout.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,18 @@ def ring(
     Told again is what nobody claimed for `again_after`, and what was claimed since and whose lease ran out. The
     longest due comes first, after what `first` puts before it; `only` leaves out the rest.
     """
+    statement = _ringing(table, again_after, tuple(only), tuple(first))
+    return [dict(row._mapping) for row in tx.execute(statement, {"most": limit})]  # noqa: SLF001
+
+
+@functools.lru_cache(maxsize=100)
+def _ringing(
+    table: sa.Table,
+    again_after: timedelta,
+    only: tuple[sa.ColumnElement[bool], ...],
+    first: tuple[sa.ColumnElement[Any], ...],
+) -> sa.Executable:
+    """Made once: the tick asks several times a second, and putting the statement together costs more than asking."""
     now = sa.func.clock_timestamp()
     keys = list(table.primary_key.columns)
     due = (
@@ -61,14 +74,13 @@ def ring(
             *only,
         )
         .order_by(*first, table.c.due_at)
-        .limit(limit)
+        .limit(sa.bindparam("most", type_=sa.Integer))
         .with_for_update(skip_locked=True)
         .cte("due")
     )
-    statement = (
+    return (
         sa.update(table).values(rung_at=now).where(*(column == due.c[column.name] for column in keys)).returning(*keys)
     )
-    return [dict(row._mapping) for row in tx.execute(statement)]  # noqa: SLF001
 
 
 def unring(tx: Connection, table: sa.Table, keys: Sequence[Key]) -> None:
@@ -114,14 +126,24 @@ def fence(tx: Connection, lease: Lease, *, extend: timedelta) -> None:
 
     Raises LeaseLostError where someone else claimed the work meanwhile; the row stays locked until the commit.
     """
-    now = sa.func.clock_timestamp()
-    statement = (
-        sa.update(lease.table)
-        .values(leased_until=now + extend)
-        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)
-    )
-    if tx.execute(statement).rowcount != 1:
+    values = {f"of_{name}": value for name, value in lease.key.items()}
+    values |= {"mine": lease.generation, "extend": extend}
+    if tx.execute(_fencing(lease.table), values).rowcount != 1:
         raise LeaseLostError("Another worker took over this work.")
+
+
+@functools.cache
+def _fencing(table: sa.Table) -> sa.Executable:
+    """Made once: it begins every transaction of every job."""
+    extend = sa.bindparam("extend", type_=sa.Interval)
+    return (
+        sa.update(table)
+        .values(leased_until=sa.func.clock_timestamp() + extend)
+        .where(
+            *(column == sa.bindparam(f"of_{column.name}") for column in table.primary_key.columns),
+            table.c.lease_generation == sa.bindparam("mine"),
+        )
+    )
 
 
 def settle(

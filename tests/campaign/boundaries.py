@@ -21,6 +21,7 @@ CALM: dict[str, Any] = {
     "skews": (0.0,),
     "event_lag": 0.0,
     "small_pages": True,
+    "extras": False,
 }
 
 

@@ -1,6 +1,7 @@
 """The invariants of a story: those that hold after every step, and those that hold when all is quiet."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ LATEST_REUSE = 55.0
 MINUTE = timedelta(seconds=60)
 PERMITS_LAST = timedelta(seconds=3)
 """What was taken from the budget before a silence may still be sent for so long."""
+BESIDE = frozenset(f"order.{kind}_changed" for kind in ("shipments", "invoices", "returns", "refunds"))
+"""Kinds of change that tell of what belongs to an order, and of no new version of it."""
 
 
 def always(story: "Story") -> str:
@@ -74,6 +77,7 @@ def finally_(story: "Story", *, proven: bool) -> None:
     found += _rates(story)
     found += _silences(story)
     found += _honest(story)
+    found += _founded(story)
     found += _archive(story, proven=proven)
     found += _catch(story)
 
@@ -112,15 +116,31 @@ def _generations(story: "Story", row: "Row[Any]") -> None:
 
 
 def _feed(story: "Story") -> Iterator[str]:
-    """Every version is announced once, and nothing else is."""
+    """Every version is announced once, as is every change of what belongs to an order, and nothing else is."""
+    told, beside = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
+    for account_id, order_id, version, kinds in story.reader.seen.values():
+        if account_id == BYSTANDER or kinds == ("order.superseded",):
+            continue
+        if BESIDE.issuperset(kinds):
+            beside.update((order_id, kind) for kind in kinds)
+        else:
+            told[order_id, version] += 1
     stored = {(row.order_id, row.version) for row in story.stage.rows("SELECT order_id, version FROM order_versions")}
-    shown = [
-        (order_id, version)
-        for account_id, order_id, version, kinds in story.reader.seen.values()
-        if account_id != BYSTANDER and kinds != ("order.superseded",)
-    ]
-    if len(shown) != len(set(shown)) or set(shown) != stored:
-        yield f"I5 the feed and the versions differ: {sorted(set(shown) ^ stored)[:3]}"
+    if any(times > 1 for times in told.values()) or told.keys() != stored:
+        wrong = {one for one, times in told.items() if times > 1} | (told.keys() ^ stored)
+        yield f"I5 the feed and the versions differ: {sorted(wrong)[:3]}"
+    for row in story.stage.rows(_BESIDE):
+        times = beside[row.order_id, f"order.{row.kind}_changed"]
+        if not row.least <= times <= row.most:
+            yield f"I5 {row.kind} of {row.order_id} changed {row.least} to {row.most} times and the feed told {times}"
+
+
+_BESIDE = """
+    SELECT order_id, kind, versions - 1 + (versions = 1 AND found)::int AS least,
+           versions - (versions = 1 AND NOT found)::int AS most
+      FROM order_extras WHERE version > 0 AND kind IN ('invoices', 'shipments')
+"""
+"""The first document of a kind is news where there is something in it; each later one is."""
 
 
 def _tokens(story: "Story") -> Iterator[str]:
@@ -185,6 +205,17 @@ def _honest(story: "Story") -> Iterator[str]:
             and not story.stage.world.truth(story.seller_id)[order.id].hidden
         ):
             yield f"certificate: it is complete, and {order.id} is not stored"
+
+
+def _founded(story: "Story") -> Iterator[str]:
+    """No window is proven with more orders than Allegro ever had in it."""
+    query = "SELECT window_from, window_to, total_count FROM sync_windows WHERE status = 'verified' AND method = 'ids'"
+    bought = [order.bought for order in story.stage.world._state.by_seller[story.seller_id]]
+    for row in story.stage.rows(query):
+        since, until = row.window_from.timestamp() * 1000, row.window_to.timestamp() * 1000
+        ever = sum(since <= moment < until for moment in bought)
+        if row.total_count > ever:
+            yield f"windows: one is proven with {row.total_count} orders, and never held more than {ever}"
 
 
 def _catch(story: "Story") -> Iterator[str]:

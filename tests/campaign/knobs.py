@@ -5,16 +5,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import sqlalchemy as sa
-
-from orders_backup import worker
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
-
-
-def tables() -> list[sa.Table]:
-    """The tables of claimable work that the scheduler rings for."""
-    return list(worker.TABLES.values())
 
 
 @contextlib.contextmanager

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
-    it, played in every seed; empty: whatever the seeds draw."""
+    it, played in every seed; empty: whatever the seeds draw. `limit`: a client id's that is reached; 0: as drawn.
+    `also`: a second replacement in the same file, where one net lies under another."""
 
     name: str
     file: str
     old: str
     new: str
     weather: str = ""
+    limit: int = 0
+    also: tuple[str, str] = ("", "")
 
 
 BUGS = (
@@ -32,15 +35,8 @@ BUGS = (
     Bug(
         "no fence: whoever lost a lease writes all the same",
         "due.py",
-        """    if tx.execute(statement).rowcount != 1:
-        raise LeaseLostError("Another worker took over this work.")
-
-
-def settle(""",
-        """    tx.execute(statement)
-
-
-def settle(""",
+        "    if tx.execute(_fencing(lease.table), values).rowcount != 1:",
+        "    if tx.execute(_fencing(lease.table), values) is None:",
         weather="freeze",
     ),
     Bug(
@@ -60,16 +56,16 @@ def settle(""",
     Bug(
         "the new pair is not kept on the disk",
         "accounts/tokens.py",
-        """    spool.keep(_folder(runtime), account_id, str(begun.generation + 1), sealed)
+        """    keep(runtime, account_id, begun.generation + 1, sealed)
     return _store(""",
-        """    return _store(""",
+        "    return _store(",
         weather="outage,tokens",
     ),
     Bug(
         "a token pair is stored without the fence of its generation",
-        "accounts/tokens.py",
-        "mine = (table.account_id == account_id) & (table.generation == generation)",
-        "mine = table.account_id == account_id",
+        "accounts/pairs.py",
+        "mine = _of(account_id) & (account_tokens.c.generation == generation)",
+        "mine = _of(account_id)",
         weather="freeze,tokens",
     ),
     Bug(
@@ -82,7 +78,7 @@ def settle(""",
         weather="freeze",
     ),
     Bug(
-        "the same bytes make a version",
+        "dedup by event alone: the same bytes make a version",
         "orders/changes.py",
         "return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED",
         "return Verdict.CHANGED",
@@ -90,27 +86,28 @@ def settle(""",
     Bug(
         "the journal is read from the cursor on, without an overlap",
         "sync/pull.py",
-        "    after = plan.later(plan.overlapped(cursor), [known] if known else [])\n",
-        "    after = cursor\n",
+        """    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
+""",
+        """    after = cursor
+""",
         weather="journal",
     ),
     Bug(
-        "rows from outside a window count for it",
-        "sync/plan.py",
-        """    if not inside:
-        return "a page held orders from outside its window"
-""",
-        "",
+        "the filter is not verified: rows from outside a window count for it",
+        "sync/windows.py",
+        "inside=all(listing.is_inside(asked, one) for one in readings if listing.is_placed(question, one)),",
+        "inside=bool(asked),",
         weather="lists",
-    ),
-    Bug(
-        "a totalCount that changes while listing is not noticed",
-        "sync/plan.py",
-        """    if before is not None and total != before:
-        return f"totalCount changed from {before} to {total} while listing"
-""",
-        "",
-        weather="lists",
+        also=(
+            """    found = evidence.stored_in(tx, window)
+    unlisted""",
+            """    from types import SimpleNamespace
+
+    found = evidence.stored_in(tx, window)
+    told = {"listed": window.total_count - set_aside, "fingerprint": window.fingerprint}
+    found = SimpleNamespace(**{**found._mapping, **told})
+    unlisted""",
+        ),
     ),
     Bug(
         "a reading strikes a debt that is younger than itself",
@@ -122,11 +119,14 @@ def settle(""",
     Bug(
         "a window is proven without counting",
         "sync/windows.py",
-        """    missing = window.total_count - found.listed - set_aside
-    if missing:""",
-        """    missing = 0
-    window = Listing(job, listing.run, window, listing.cause).window
-    if missing:""",
+        """    found = evidence.stored_in(tx, window)
+    unlisted""",
+        """    from types import SimpleNamespace
+
+    found = evidence.stored_in(tx, window)
+    told = {"listed": window.total_count - set_aside, "fingerprint": window.fingerprint}
+    found = SimpleNamespace(**{**found._mapping, **told})
+    unlisted""",
         weather="lists",
     ),
     Bug(
@@ -140,12 +140,15 @@ def settle(""",
 
     now = worker_clock.datetime.now(UTC)
     rooms""",
+        limit=30,
     ),
     Bug(
-        "the whole minute's limit may go at once",
+        "the budget refills twice as fast as the limit allows",
         "budget.py",
-        "        return max(1, int(self.per_minute * BURST_SHARE))",
-        "        return max(1, self.per_minute)",
+        "        return max(self.per_minute - self.burst, 1) / (60 + DELAY)",
+        "        return self.per_minute / 60 * 2",
+        weather="limits",
+        limit=30,
     ),
     Bug(
         "a 429 silences nobody",
@@ -158,7 +161,7 @@ def settle(""",
     Bug(
         "an outage sets orders aside",
         "sync/debts.py",
-        "own = tried.landed or not isinstance(error, AllegroUnavailableError)",
+        "own = tried.landed or not _is_away(error)",
         "own = True",
         weather="network,outage",
     ),
@@ -186,8 +189,8 @@ def settle(""",
     Bug(
         "invalid_grant is believed inside the grace",
         "accounts/tokens.py",
-        'return error.error in {"invalid_grant", "invalid_token"} and now >= begun.first_at + GRACE',
-        'return error.error in {"invalid_grant", "invalid_token"}',
+        "    is_final = is_refused and begun.was_refused and begun.intent_at >= begun.first_at + GRACE",
+        "    is_final = is_refused",
         weather="tokens",
     ),
     Bug(
@@ -221,15 +224,17 @@ def settle(""",
     Bug(
         "a page that a crash interrupted is counted twice",
         "sync/windows.py",
-        """        with database.transaction(job.runtime.db) as tx:
-            job.fence(tx)
-            current = state.next_window""",
-        """        with database.transaction(job.runtime.db) as early:
-            job.fence(early)
-            state.count(early, listing.run.id, Recorded(unchanged=len(readings)))
+        """        readings = listing.read(page)
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
-            current = state.next_window""",
+            current = _as_it_is""",
+        """        readings = listing.read(page)
+        with database.transaction(job.runtime.db) as early:
+            job.fence(early)
+            state.count(early, question.run.id, Recorded(unchanged=len(readings)))
+        with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
+            current = _as_it_is""",
         weather="crash,database",
     ),
     Bug(
@@ -247,9 +252,48 @@ def settle(""",
     Bug(
         "the device's pair is not kept before it is used",
         "accounts/connect.py",
-        """        spool.keep(_spool(runtime), row.account_id, f"device-{row.user_code}", sealed)
-    with""",
-        """    with""",
+        """        try:
+            spool.keep(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}", sealed)
+        except""",
+        """        try:
+            pass
+        except""",
         weather="outage,database",
+    ),
+    Bug(
+        "a lock that anyone may take away: who lost a lease gives the work back all the same",
+        "due.py",
+        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
+        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)""",
+        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
+        .where(*_is(lease.table, lease.key))""",
+        weather="freeze",
+    ),
+    Bug(
+        "no confirms: what was sent once counts as heard",
+        "due.py",
+        """                table.c.rung_at < now - again_after,
+""",
+        "",
+        weather="broker",
+    ),
+    Bug(
+        "the budget counts by the minute of the clock",
+        "budget.py",
+        """    available = bucket.burst - max((level.full_at - now).total_seconds(), 0.0) * bucket.rate
+    over""",
+        """    minute = now.replace(second=0, microsecond=0)
+    available = bucket.per_minute - max((level.full_at - minute).total_seconds(), 0.0) * bucket.per_minute / 60
+    over""",
+        weather="limits",
+        limit=30,
+    ),
+    Bug(
+        "a sweep counts its calls without a fence",
+        "sync/sweeps.py",
+        """            job.fence(tx)
+            state.count_calls""",
+        """            state.count_calls""",
+        weather="freeze",
     ),
 )

@@ -15,6 +15,8 @@ from .stage import Crash, Stage, Worker
 TOKEN = "/auth/oauth/token"
 LIST = "/order/checkout-forms"
 EVENTS = "/order/events"
+ME = "/me"
+"""Who is refused here with a token that is a moment old has to agree once more."""
 REUSE = 15.0
 """Two processes may use one refresh token where the first one is this much older: it counts as dead."""
 
@@ -49,13 +51,14 @@ class Silence(NamedTuple):
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the road."""
+    """What went over the road. `aims` is asked when a new pair of tokens is here and nowhere else."""
 
     choose: Callable[[str], Fault | None]
     calls: list[Call] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
     token_calls: list[tuple[datetime, Worker]] = field(default_factory=list)
     delivered: Worker | None = None
+    aims: Callable[[], None] = lambda: None
 
 
 class Road(httpx.BaseTransport):
@@ -93,15 +96,18 @@ class Road(httpx.BaseTransport):
         stage.say(f"call {path} {_told(request)} -> {answer.status_code}{f' ({fault.kind})' if fault else ''}")
         if is_refresh and answer.status_code == 200:
             self._traffic.delivered = self._worker
+            self._traffic.aims()
         if answer.status_code == 429 and not path.startswith("/auth/"):
             self._silence(answer)
         return answer
 
     def _answer(self, request: httpx.Request, fault: Fault | None) -> httpx.Response:
-        stage = self._stage
+        stage, path = self._stage, request.url.path
         if fault is not None and fault.kind == "refused":
             HAND.forward(0.1)
             return httpx.Response(400, json={"error": "invalid_grant"}, request=request)
+        if fault is not None and path == ME and fault.params.get("code") == 401:
+            stage.disrupted.append(HAND.now)
         if fault is not None and fault.kind not in {"freeze", "late"}:
             stage.world.faults(fault.kind, times=1, path=request.url.path, after=fault.after, **fault.params)
         try:

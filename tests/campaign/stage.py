@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import httpx
 import psycopg
 import sqlalchemy as sa
 import structlog
@@ -35,6 +37,10 @@ FAILURES: dict[str, type[psycopg.Error]] = {
     "serialization": psycopg.errors.SerializationFailure,
     "timeout": psycopg.errors.QueryCanceled,
 }
+INJECTED = (psycopg.Error, sa.exc.SQLAlchemyError, httpx.HTTPError, OSError)
+HERE = Path(__file__).parent
+OURS = "campaign:"
+"""How trouble begins that tells of the campaign itself and of no broken promise."""
 UNFENCED = {"request_budget", "account_tokens", "codec_dictionaries"}
 """What a process may write although another one took over its job: these have fences of their own."""
 
@@ -45,7 +51,7 @@ class Crash(BaseException):
 
 @dataclass(slots=True)
 class Worker:
-    """A simulated process. `stale`: another one took over the job that this one is in."""
+    """A simulated process. `stale`: another one took over the job that this one is in and had claimed."""
 
     name: str
     skew: float
@@ -53,6 +59,7 @@ class Worker:
     tasks: dict[str, Callable[..., None]]
     dead: bool = False
     stale: bool = False
+    has_claimed: bool = False
     job: tuple[str, dict[str, str]] | None = None
 
 
@@ -206,7 +213,7 @@ class Stage:
     def work(self, task: str, key: dict[str, str]) -> None:
         worker = self.idle()
         with self.as_process(worker):
-            worker.job, worker.stale = (task, key), False
+            worker.job, worker.stale, worker.has_claimed = (task, key), False, False
             self.say(f"{task} {' '.join(self.name(value) for value in key.values())}")
             worker.tasks[task](**key)
         worker.job, worker.stale = None, False
@@ -225,7 +232,7 @@ class Stage:
         told = {key: value for key, value in event.items() if key not in {"task", "exc_info"}}
         self.say(f"log {name} " + " ".join(f"{key}={self.name(str(value))}" for key, value in sorted(told.items())))
         if name == "task_crashed" or event.get("exc_info"):
-            self.trouble.append(f"crash without a name: {_traceback()}")
+            self.trouble.append(_unnamed())
         raise structlog.DropEvent
 
     # Boundaries: the watch on every wire, and on the spool's files
@@ -237,11 +244,11 @@ class Stage:
         if (action := self.exactly.pop(self.boundaries, None)) is not None:
             return Armed(place, 0, action, 60.0)
         for armed in self.armed:
-            if armed.place == place.partition(" ")[0] and self.may_strike(armed.action, armed.seconds):
+            if armed.place == place.partition(" ")[0]:
                 armed.count -= 1
-                if armed.count <= 0:
+                if armed.count <= 0 and self.may_strike(armed.action, armed.seconds):
                     self.armed.remove(armed)
-                    self.say(f"{armed.action} at {place} {what[:60]!r}")
+                    self.say(f"{armed.action} at {place} {' '.join(what[:80].split())[:60]!r}")
                     return armed
         return None
 
@@ -274,7 +281,7 @@ class Stage:
         if begins:
             self._written[id(wire)] = set()
         self.digest.update(statement.encode())
-        struck = self.boundary("begin" if begins else "statement", " ".join(statement.split()))
+        struck = self.boundary("begin" if begins else "statement", statement)
         if struck is not None:
             self._strike(wire, struck)
         self._writing = (wire, wires.table_written(statement))
@@ -319,6 +326,8 @@ class Stage:
         return None
 
     def _check_fence(self, worker: Worker, written: set[str]) -> None:
+        table = background.TABLES.get(worker.job[0]) if worker.job else None
+        worker.has_claimed |= table is not None and table.name in written
         if worker.stale and (wrongly := written - UNFENCED):
             self.trouble.append(f"fence: a process whose job was taken over wrote {', '.join(sorted(wrongly))}")
 
@@ -347,20 +356,20 @@ class Stage:
             return
         self.say(f"stands still for {seconds:.1f} s")
         self.disrupted.append(HAND.now)
-        before = self._generation(worker)
+        before = self._lease(worker)
         HAND.forward(seconds)
         self.interlude()
-        worker.stale = worker.stale or self._generation(worker) != before
+        worker.stale |= worker.has_claimed and self._lease(worker) != before
         self.say("goes on" + (", its job taken over" if worker.stale else ""))
 
-    def _generation(self, worker: Worker) -> object:
+    def _lease(self, worker: Worker) -> object:
+        """Whoever takes the job over leaves a mark here, even where he should forget to raise the generation."""
         if worker.job is None or (table := background.TABLES.get(worker.job[0])) is None:
             return None
         key = worker.job[1]
         where = " AND ".join(f"{name}::text = :{name}" for name in key)
-        with wires.quietly(self.engine) as tx:
-            found = tx.execute(sa.text(f"SELECT lease_generation FROM {table.name} WHERE {where}"), key)
-            return found.scalar_one_or_none()
+        found = self.rows(f"SELECT lease_generation, leased_until FROM {table.name} WHERE {where}", **key)
+        return tuple(found[0]) if found else None
 
     # The campaign's own look at the database
 
@@ -420,5 +429,10 @@ def playing(stage: Stage) -> Iterator[None]:
             worker.runtime.oauth.close()
 
 
-def _traceback() -> str:
-    return traceback.format_exc(limit=-6)
+def _unnamed() -> str:
+    """What nobody gave a name: the product's failure, or the campaign's own, which proves nothing."""
+    error = sys.exc_info()[1]
+    assert error is not None
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    is_ours = Path(place).parent == HERE and not isinstance(error, INJECTED)
+    return f"{OURS if is_ours else 'crash without a name:'} {traceback.format_exc(limit=-6)}"

@@ -1,11 +1,12 @@
 """The story of one seed: a seller connects, life goes on, faults happen, calm returns, and everything is checked."""
 
 import contextlib
+import random
 import shutil
 import tempfile
 from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -18,12 +19,19 @@ from sqlalchemy.engine import Engine
 from allegro_simulator.world import NotPossibleError, World
 from orders_backup.accounts import connect
 from orders_backup.due import RING_AGAIN_AFTER
-from orders_backup.errors import AllegroError, BudgetExhaustedError, DatabaseUnavailableError
+from orders_backup.errors import (
+    AllegroError,
+    BudgetExhaustedError,
+    ConflictError,
+    DatabaseUnavailableError,
+    NotFoundError,
+)
 from orders_backup.settings import Settings
 from orders_backup.sync import state
 
-from . import checks, knobs, weather, wires
+from . import checks, knobs, openings, weather, wires
 from .hand import HAND
+from .openings import Opening
 from .reader import Reader
 from .road import Road, Traffic
 from .stage import Crash, Stage, WatchedFolder, playing
@@ -32,6 +40,12 @@ from .weather import Weather
 KEY = SecretStr("key1:" + "A" * 43)
 USER = UUID(int=7)
 NOBODY = UUID(int=0)
+ACTS = (2, 2, 3, 4)
+SKEWS = ((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))
+LATE = (0.0, 0.0, 20.0, 40.0)
+"""Seconds that the scheduler or the workers may be behind."""
+FROM_NOTHING = 0.35
+"""The share of stories that begin with nothing; the others find a shop that is connected and listed."""
 _by_id = attrgetter("id")
 
 
@@ -46,6 +60,7 @@ class Scale:
     skews: tuple[float, ...]
     event_lag: float
     small_pages: bool
+    extras: bool
 
 
 @dataclass(slots=True)
@@ -70,7 +85,10 @@ class Story:
 
     def connects(self) -> None:
         """The seller's browser: begins until it works, agrees, and begins again where the flow was lost on its way."""
-        self.account_id = self._as_user(lambda runtime: connect.begin(runtime, user_id=USER, name="shop"))
+        extras = None if self.scale.extras else ()
+        self.account_id = self._as_user(
+            lambda runtime: connect.begin(runtime, user_id=USER, name="shop", extras=extras)
+        )
         self.stage.names[str(self.account_id)] = "shop"
         for _ in range(200):
             status = self.status()
@@ -120,7 +138,7 @@ class Story:
         """Where no message waits, time passes until something is due and the scheduler rings; one is delivered."""
         queue = self.stage.queue
         if not queue:
-            HAND.forward(min(self.until_due() + 0.001, 150.0))
+            HAND.forward(self.until_due() + 0.001)
             self.stage.tick()
         self._reveals()
         self._broker()
@@ -150,23 +168,31 @@ class Story:
             queue.clear()
 
     def until_due(self) -> float:
-        """Seconds until something is due; negative where it is already."""
-        query = " UNION ALL ".join(
-            f"SELECT GREATEST(due_at, leased_until) AS due_at FROM {table.name} WHERE due_at IS NOT NULL"
-            for table in knobs.tables()
-        )
-        query += f" UNION ALL {_ASLEEP}"
-        found = self.stage.one(f"SELECT min(due_at) FROM ({query}) AS waiting") or HAND.now + timedelta(seconds=5)
-        return float((found - HAND.now).total_seconds())
+        """Seconds until something is due, and often a little more, so that several jobs are; negative where it is late.
+
+        Logins wait for nothing: of a grace each second counts.
+        """
+        row = self.stage.rows(_WAITING)[0]
+        late = 0.0 if self.weather.is_over else HAND.draw.choice(LATE)
+        moments = [row.work + timedelta(seconds=late)] if row.work is not None else []
+        moments += [row.login] if row.login is not None else []
+        found = min(moments, default=HAND.now + timedelta(seconds=5))
+        return min(float((found - HAND.now).total_seconds()), 150.0)
 
     def interlude(self) -> None:
         """What another process does while one stands still: the scheduler rings, and some of it is worked on."""
-        if HAND.draw.random() < 0.5:
+        if HAND.draw.random() < 0.6:
             self.happens()
+            self._is_asked_for()
         self.stage.tick()
         for _ in range(HAND.draw.randint(1, 2)):
             if self.stage.queue:
                 self.stage.deliver(HAND.draw.randrange(len(self.stage.queue)))
+
+    def _is_asked_for(self) -> None:
+        """Somebody presses the button: the journal is due, whatever else is on its way."""
+        with wires.quietly(self.stage.engine) as tx, contextlib.suppress(ConflictError, NotFoundError):
+            state.request(tx, self.account_id, "incremental")
 
     # Life at Allegro
 
@@ -273,32 +299,44 @@ class Story:
         self.settles()
 
 
-_ASLEEP = """
-    SELECT clock_timestamp() + interval '5 s' FROM accounts a
-     WHERE a.status = 'active' AND NOT EXISTS (SELECT FROM syncs s WHERE s.account_id = a.id AND s.due_at IS NOT NULL)
+_WAITING = """
+    SELECT (SELECT min(GREATEST(due_at, leased_until)) FROM syncs) AS work,
+           (SELECT min(moment)
+              FROM (SELECT GREATEST(due_at, leased_until) AS moment FROM device_flows
+                     UNION ALL SELECT GREATEST(due_at, leased_until) FROM account_tokens
+                     UNION ALL
+                    SELECT clock_timestamp() + interval '5 s' FROM accounts a
+                     WHERE a.status = 'active'
+                       AND NOT EXISTS (SELECT FROM syncs s WHERE s.account_id = a.id AND s.due_at IS NOT NULL)) AS each
+           ) AS login
 """
-"""The scheduler wakes what sleeps every five seconds."""
+"""The scheduler wakes what sleeps, here every five seconds."""
 
 
 def _scale() -> Scale:
     draw = HAND.draw
     return Scale(
-        orders=draw.choice((0, 3, 5, 8, 8, 12, 20)),
-        acts=draw.choice((3, 5, 8, 12)),
+        orders=draw.choice((0, 2, 4, 6, 9, 12)),
+        acts=draw.choice(ACTS),
         limit=draw.choice((9_000, 9_000, 9_000, 9_000, 9_000, 200)),
         access_token=draw.choice((43_199, 3_600, 400)),
-        skews=draw.choice(((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))),
+        skews=draw.choice(SKEWS),
         event_lag=draw.choice((0.0, 0.0, 2.0)),
         small_pages=draw.random() < 0.5,
+        extras=draw.random() < 0.3,
     )
 
 
 @contextlib.contextmanager
-def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, **fixed: Any) -> Iterator[Story]:
+def begun(
+    engine: Engine, seed: int, *, families: frozenset[str] | None = None, shop: Opening | None = None, **fixed: Any
+) -> Iterator[Story]:
     """The beginning of a story; `families` and `fixed` take the place of what the seed would have drawn."""
     HAND.begin(seed)
     wires.empty(engine)
-    scale = _scale()
+    scale = (
+        _scale() if shop is None else replace(shop.scale, acts=HAND.draw.choice(ACTS), skews=HAND.draw.choice(SKEWS))
+    )
     for name, value in fixed.items():
         setattr(scale, name, value)
     folder = tempfile.mkdtemp(prefix="spool", dir=wires.MEMORY)
@@ -317,7 +355,7 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
     drawn = weather.drawn(stage, traffic)
     if families is not None:
         drawn.families = families
-    traffic.choose = drawn.choose
+    traffic.choose, traffic.aims = drawn.choose, drawn.aims
     story = Story(seed, stage, traffic, scale, seller.id, drawn, Reader(stage))
     stage.may_strike, stage.interlude = drawn.may_strike, story.interlude
     try:
@@ -325,6 +363,8 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
             for _ in range(2):
                 stage.start()
             stage.say(f"seed {seed}: {scale} {sorted(drawn.families)} {drawn.rate}")
+            if shop is not None:
+                openings.set_out(story, shop)
             yield story
     finally:
         story.reader.ends()
@@ -334,17 +374,24 @@ def begun(engine: Engine, seed: int, *, families: frozenset[str] | None = None, 
 
 
 def play(
-    engine: Engine, seed: int, holder: list[Story] | None = None, *, families: frozenset[str] | None = None
+    engine: Engine,
+    seed: int,
+    holder: list[Story] | None = None,
+    *,
+    families: frozenset[str] | None = None,
+    **fixed: Any,
 ) -> Story:
     """A whole seed; what was found broken stands in its stage's `trouble`. `holder` has it even if this raises."""
-    with begun(engine, seed, families=families) as story:
+    chance = random.Random(f"opening {seed}")
+    shop = None if chance.random() < FROM_NOTHING else openings.opening(engine, chance.randrange(openings.HOW_MANY))
+    with begun(engine, seed, families=families, shop=shop, **fixed) as story:
         if holder is not None:
             holder.append(story)
         _lives(story)
         if not story.stage.trouble:
             story.settles()
             checks.finally_(story, proven=False)
-        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.4):
+        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.25):
             story.reconciles()
             checks.finally_(story, proven=True)
         return story
@@ -354,16 +401,17 @@ def _lives(story: Story) -> None:
     """The seller connects, and then things happen, jobs run and faults strike in the order that the seed chooses."""
     draw = HAND.draw
     story.weather.arms()
-    story.connects()
+    if story.account_id == NOBODY:
+        story.connects()
     for _ in range(story.scale.acts):
         if story.stage.trouble:
             break
         chance = draw.random()
-        if chance < 0.35:
+        if chance < 0.6:
             story.happens()
-        if chance < 0.5:
+        if chance < 0.7:
             story.weather.arms()
-        if chance > 0.9:
+        if chance > 0.88:
             story.reader.overtakes()
         if chance > 0.985:
             story.allegro_refuses()
@@ -381,7 +429,7 @@ def _settings(world: World, folder: Path, scale: Scale) -> Settings:
         allegro_client_secret=SecretStr("simulator-secret"),
         encryption_keys=KEY,
         rate_limit_client=scale.limit,
-        rate_limit_orders=100 if scale.limit < 9_000 else 3_000,
+        rate_limit_orders=min(scale.limit, 100) if scale.limit < 9_000 else 3_000,
         sync_interval=timedelta(hours=1),
     )
     return built.model_copy(update={"data_dir": folder})

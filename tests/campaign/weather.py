@@ -51,6 +51,8 @@ class Weather:
     traffic: Traffic
     is_over: bool = False
     spared: int = 0
+    has_aimed: bool = False
+    has_frozen: bool = False
 
     def arms(self) -> None:
         """One more action waits for its boundary, if this seed has any such family."""
@@ -59,8 +61,21 @@ class Weather:
             kind = HAND.draw.choice(OF_FAMILY[HAND.draw.choice(mine)])
             self.stage.armed.append(ON_WIRES[kind]())
 
+    def aims(self) -> None:
+        """Once in a story the database is away, or the process dies, where a new pair of tokens is not safe yet."""
+        if self.is_over or self.has_aimed or not self.families & {"outage", "crash", "database"}:
+            return
+        self.has_aimed = True
+        if "outage" in self.families:
+            self.stage.armed = [Armed(HAND.draw.choice(("begin", "commit")), 1, "outage", 100.0)]
+        else:
+            self.stage.armed = [Armed(HAND.draw.choice(("begin", "commit", "file")), HAND.draw.randint(1, 3), "crash")]
+
     def clears_up(self) -> None:
+        """No more faults; an outage that has begun takes its time."""
         self.is_over = True
+        if self.stage.down_until is not None:
+            HAND.forward((self.stage.down_until - HAND.now).total_seconds())
         self.stage.armed.clear()
         self.stage.down_until = None
 
@@ -76,12 +91,19 @@ class Weather:
 
     def choose(self, path: str) -> Fault | None:
         """What becomes of the next call."""
-        if self.is_over or HAND.draw.random() >= self.rate:
+        if self.is_over:
             return None
-        drawn = self._drawn(path)
+        drawn = self._aimed(path) or (self._drawn(path) if HAND.draw.random() < self.rate else None)
         if drawn is None or (drawn.kind != "refused" and not self.may_strike(drawn.kind, drawn.seconds)):
             return None
         return drawn
+
+    def _aimed(self, path: str) -> Fault | None:
+        """Once in a story a process stands still in a refresh, while another one needs the token."""
+        if path != TOKEN or "freeze" not in self.families or self.has_frozen:
+            return None
+        self.has_frozen = True
+        return Fault("freeze", seconds=HAND.draw.choice((2.0, 10.0)))
 
     def _drawn(self, path: str) -> Fault | None:
         draw, possible = HAND.draw, list[Fault]()
@@ -128,7 +150,7 @@ class Weather:
         folder = self.stage.settings.data_dir / "spool"
         with wires.quietly(self.stage.engine) as tx:
             for row in tx.execute(sa.text(query), {"now": HAND.now}):
-                if not (folder / f"{row.account_id}.{row.generation + 1}.json").exists():
+                if not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")):
                     return True
         return False
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.shop import Shop
 
+from allegro_simulator.http import Request, Response
 from orders_backup.sync import nets, plan, pull, sweeps
 
 LIST = "/order/checkout-forms"
@@ -210,6 +211,20 @@ def test_a_filter_that_is_ignored_for_good_fails_the_sweep_and_owes_nothing(leve
     last = "SELECT status FROM sync_history WHERE kind = 'sweep' ORDER BY requested_at DESC LIMIT 1"
     assert level.value(last) == "failed"
     assert "outside" in level.value("SELECT note FROM sync_windows WHERE status = 'unstable'")
+
+
+def test_a_sweep_whose_lease_was_lost_does_not_count_its_calls(level: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = level.world.handle
+
+    def taken_over(request: Request) -> Response:
+        answer = handle(request)
+        level.change("UPDATE syncs SET lease_generation = lease_generation + 1 WHERE kind = 'sweep'")
+        return answer
+
+    monkeypatch.setattr(level.world, "handle", taken_over)
+    level._due_now()
+    sweeps.sweep(level.runtime, level.account_id)
+    assert level.value("SELECT calls FROM sync_history WHERE kind = 'sweep'") == 0
 
 
 def test_the_counts_of_a_sweep_add_up(level: Shop) -> None:

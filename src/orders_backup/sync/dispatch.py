@@ -5,6 +5,7 @@ lanes, each by turns: who was served waits behind everybody who became due befor
 no more than its part of the slots, so that the journals always find workers free.
 """
 
+import functools
 import random
 from dataclasses import dataclass
 from uuid import UUID
@@ -44,6 +45,7 @@ class Lane:
     first: tuple[sa.ColumnElement[bool], ...] = ()
 
 
+@functools.cache
 def lanes(slots: int) -> list[Lane]:
     """The lanes, for so many pieces of work at once.
 
@@ -77,7 +79,7 @@ def ring(tx: Connection, *, slots: int, polls: Bucket) -> list[Key]:
     `polls`: what may be spent on journals. Where that is not enough for all, every journal waits a little longer.
     """
     found = lanes(slots)
-    taken = _taken(tx, found)
+    taken = _taken(tx, slots)
     free = {lane.name: lane.most - taken[lane.name] for lane in found}
     shared = {lane.within for lane in found}
     rung = []
@@ -95,12 +97,17 @@ def ring(tx: Connection, *, slots: int, polls: Bucket) -> list[Key]:
     return rung
 
 
-def _taken(tx: Connection, found: list[Lane]) -> dict[str, int]:
+def _taken(tx: Connection, slots: int) -> dict[str, int]:
     """How many of each lane are told of or in work."""
+    row = tx.execute(_counting(slots)).one()
+    return {lane.name: count for lane, count in zip(lanes(slots), row, strict=True)}
+
+
+@functools.cache
+def _counting(slots: int) -> sa.Executable:
     told, held = due.told(syncs), due.held(syncs)
-    counts = [sa.func.count().filter(lane.only, told | held if lane.lasting else told) for lane in found]
-    row = tx.execute(sa.select(*counts).where(syncs.c.due_at.is_not(None), told | held)).one()
-    return {lane.name: count for lane, count in zip(found, row, strict=True)}
+    counts = [sa.func.count().filter(lane.only, told | held if lane.lasting else told) for lane in lanes(slots)]
+    return sa.select(*counts).where(syncs.c.due_at.is_not(None), told | held)
 
 
 def somebody_waits(tx: Connection, kind: str) -> bool:
@@ -114,6 +121,9 @@ def somebody_waits(tx: Connection, kind: str) -> bool:
 
 def is_wanted(tx: Connection, account_id: UUID) -> bool:
     """Whether the account may be synced: connected and not paused."""
-    query = sa.select(accounts.c.status == "active", accounts.c.paused).where(accounts.c.id == account_id)
-    row = tx.execute(query).one()
-    return bool(row[0] and not row[1])
+    return bool(tx.execute(_WANTED, {"account": account_id}).scalar_one())
+
+
+_WANTED = sa.select((accounts.c.status == "active") & ~accounts.c.paused).where(
+    accounts.c.id == sa.bindparam("account")
+)

@@ -50,6 +50,7 @@ def _sweep(job: Job) -> datetime:
         is_over = _updated(job, run) and windows.advance(job, run, cause="sweep")
     finally:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
             state.count_calls(tx, run.id, job.calls.made)
     return _finish(job, run.id) if is_over else job.now()
 
