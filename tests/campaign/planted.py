@@ -86,9 +86,9 @@ BUGS = (
     Bug(
         "the journal is read from the cursor on, without an overlap",
         "sync/pull.py",
-        """    after = plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
+        """    return run_id, plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
 """,
-        """    after = cursor
+        """    return run_id, cursor
 """,
         weather="journal",
     ),
