@@ -108,6 +108,18 @@ def test_a_crash_between_the_pair_and_the_introduction_costs_nothing(online: Run
     assert account(shop) == ("active", None)
 
 
+def test_a_new_token_that_is_refused_is_tried_again_and_given_up_in_the_end(online: Runtime, world: World) -> None:
+    for refusals, expected in ((connect.TRIES, ("active", None)), (None, ("expired", "token_not_accepted"))):
+        seller = world.add_seller(1)
+        shop = begin(online, world)
+        world.approves(code(shop), seller.id)
+        world.faults("status", code=401, path="/me", times=refusals)
+        for _ in range(connect.TRIES + 1):
+            assert account(shop)[0] == "pending"
+            poll(shop)
+        assert account(shop) == expected
+
+
 def test_the_same_seller_a_second_time_names_the_account_he_has(online: Runtime, world: World) -> None:
     user_id, seller = uuid4(), world.add_seller(10)
     first = begin(online, world, user_id)

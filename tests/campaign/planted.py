@@ -86,10 +86,8 @@ BUGS = (
     Bug(
         "the journal is read from the cursor on, without an overlap",
         "sync/pull.py",
-        """    return run_id, plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
-""",
-        """    return run_id, cursor
-""",
+        "plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))",
+        "cursor",
         weather="journal",
     ),
     Bug(

@@ -36,6 +36,8 @@ from orders_backup.tables import accounts, device_flows
 SLOW_DOWN = timedelta(seconds=5)
 """Added to the interval for good on `slow_down` (RFC 8628, 3.5)."""
 RETRY = timedelta(seconds=10)
+TRIES = 5
+"""How often more a new access token is tried that Allegro refused: one odd answer must not cost the seller a code."""
 FRESH: dict[str, Any] = {"reason": None, "existing_account_id": None}
 """What an earlier flow left behind is no longer true."""
 
@@ -123,8 +125,11 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
     except AllegroLimitError as error:
         budget.silence(runtime.db, _client_bucket(runtime).key, seconds=error.retry_after)
         _again(runtime, lease, runtime.clock.now() + timedelta(seconds=error.retry_after or 65), error)
-    except AllegroUnauthorizedError:
-        _end(runtime, lease, account_id, status="expired", reason="token_not_accepted")
+    except AllegroUnauthorizedError as error:
+        if lease.failures < TRIES:
+            _again(runtime, lease, runtime.clock.now() + RETRY, error)
+        else:
+            _end(runtime, lease, account_id, status="expired", reason="token_not_accepted")
     except BudgetExhaustedError as error:
         _again(runtime, lease, error.retry_at, error)
     except AllegroError as error:
