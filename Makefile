@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format kills workers logins faults planted chaos bench whale lock clean
+.PHONY: help setup demo test coverage check format kills workers logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -14,6 +14,9 @@ demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends
 	$(BIN)/python demo/story.py $(if $(ONCE),--once)
 
 test: check ## every check and every test
+	$(BIN)/pytest --quiet --numprocesses=3 --dist=loadgroup
+
+coverage: setup ## every test, and which lines none of them ran
 	$(BIN)/pytest --quiet --numprocesses=3 --dist=loadgroup --cov --cov-report=term
 
 check: setup ## the fast part: format, lint, types, imports

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from orders_backup import access, api
 from orders_backup import db as database
-from orders_backup.allegro import wire
+from orders_backup.allegro import answers, wire
 from orders_backup.orders import archive, changes, extras
 from orders_backup.runtime import Runtime
 from orders_backup.tables import accounts
@@ -45,7 +45,9 @@ class World:
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"X-API-Key": key} if key else {}
-        return self.stack.enter_context(httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=30))
+        return self.stack.enter_context(
+            httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=30, verify=answers.trust())
+        )
 
     def account(self, user: UUID | None = None, *, status: str = "active") -> UUID:
         """One more connected seller."""

@@ -1,5 +1,7 @@
 """One HTTP call and its answer's bytes, read within bounds of size and time. Knows no address and no field."""
 
+import functools
+import ssl
 import time
 import zlib
 from collections.abc import Iterator
@@ -20,6 +22,12 @@ ENCODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip"}
 """What we ask for. The HTTP library would unpack others too, and some without any bound."""
 _GZIP = 31
 _PIECE = 256 * 1024
+
+
+@functools.cache
+def trust() -> ssl.SSLContext:
+    """Whom we believe to be Allegro; read once, because reading all certificates takes 25 ms."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True, slots=True)

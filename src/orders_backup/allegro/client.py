@@ -104,6 +104,7 @@ def connect(
         limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
         trust_env=False,
         transport=transport,
+        verify=answers.trust(),
     )
     return Client(http, now)
 

@@ -90,6 +90,7 @@ def connect(
         timeout=httpx.Timeout(connect=3, pool=1, write=2, read=6),
         trust_env=False,
         transport=transport,
+        verify=answers.trust(),
     )
     return OAuth(http, client_id)
 
