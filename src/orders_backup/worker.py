@@ -33,7 +33,9 @@ from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError,
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, device_flows, syncs
+from orders_backup.tables import account_tokens, device_flows, syncs, webhooks
+from orders_backup.webhooks import deliver as deliveries
+from orders_backup.webhooks import outbox
 
 QUEUE = "orders-backup"
 TICK_SECONDS = 0.5
@@ -42,7 +44,7 @@ AGAIN_SECONDS = 0.1
 WAKE_SECONDS = 1.0
 """A resumed account goes on after so long."""
 
-TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
+TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs, "deliver": webhooks}
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
     "journal": pull.pull,
@@ -110,8 +112,12 @@ def register(app: Celery, runtime: Runtime) -> None:
     def sync(account_id: str, kind: str) -> None:
         _run(f"sync_{kind}", account_id, lambda: SYNCS[kind](runtime, UUID(account_id)))
 
+    @task(name="deliver", shared=False)
+    def deliver(webhook_id: str) -> None:
+        _run("deliver", None, lambda: deliveries.deliver(runtime, UUID(webhook_id)))
 
-def _run(task: str, account_id: str, work: Callable[[], None]) -> None:
+
+def _run(task: str, account_id: str | None, work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
     structlog.contextvars.bind_contextvars(task=task)
     try:
@@ -133,6 +139,7 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
             state.wake(tx)
+            outbox.wake(tx)
         for task, table in TABLES.items():
             rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
     for task, key in rung:
@@ -146,6 +153,8 @@ def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
         return dispatch.ring(tx, slots=due.slots(tx), polls=polls)
+    if table is webhooks:
+        return outbox.ring(tx, slots=due.slots(tx))
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
