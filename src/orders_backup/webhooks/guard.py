@@ -44,7 +44,9 @@ _FORBIDDEN_V6 = [
 ]
 
 _NAME = re.compile(r"(?=.{4,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_USUAL = {"https": 443, "http": 80}
 _ASCII = re.compile(r"[!-~]+")
+_USER = re.compile(r"[^/?#]*//[^/?#]*@")
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -62,11 +64,20 @@ class Target:
     def url(self) -> httpcore.URL:
         return httpcore.URL(scheme=self.scheme, host=self.host, port=self.port, target=self.path)
 
+    @property
+    def authority(self) -> str:
+        """The header `Host`."""
+        named = _bracketed(self.host)
+        return named if self.port == _USUAL[self.scheme] else f"{named}:{self.port}"
+
 
 def is_allowed(allowed: frozenset[str], host: str, port: int) -> bool:
     """Whether the operator vouches for this host (or host and port), whatever its address."""
-    named = f"[{host}]" if ":" in host else host
-    return host in allowed or f"{named}:{port}" in allowed
+    return host in allowed or f"{_bracketed(host)}:{port}" in allowed
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def target(url: str, allowed: frozenset[str]) -> Target:
@@ -75,11 +86,11 @@ def target(url: str, allowed: frozenset[str]) -> Target:
         raise InvalidRequestError(f"url: must be at most {LONGEST_URL} characters of ASCII, without spaces.")
     try:
         parsed = httpx.URL(url)
-        port = parsed.port or {"https": 443, "http": 80}.get(parsed.scheme, 0)
+        port = _USUAL.get(parsed.scheme, 0) if parsed.port is None else parsed.port
     except httpx.InvalidURL:
         raise InvalidRequestError("url: is no web address.") from None
     host = parsed.host.lower()
-    if parsed.userinfo or "@" in parsed.netloc.decode() or parsed.fragment:
+    if _USER.match(url) or "#" in url:
         raise InvalidRequestError("url: leave out user names, passwords and what follows a #.")
     if parsed.scheme not in {"http", "https"} or not host or not 0 < port < 2**16:
         raise InvalidRequestError("url: must begin with https:// and name a host.")

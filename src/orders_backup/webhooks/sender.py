@@ -67,7 +67,7 @@ class Sender:
         return Answer(at, seconds(), status=status, body=answered, retry_after=retry_after)
 
     def _exchange(self, target: Target, headers: dict[str, str], body: bytes) -> tuple[int, bytes, str | None]:
-        own = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        own = {"Host": target.authority, "Content-Type": "application/json", "User-Agent": USER_AGENT}
         sent: list[tuple[bytes | str, bytes | str]] = [*own.items(), *headers.items()]
         waits = dict.fromkeys(("connect", "read", "write", "pool"), self._seconds)
         read = bytearray()
