@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from orders_backup import db as database
 from orders_backup.orders import archive, changes
-from orders_backup.webhooks import deliver, endpoints, outbox, schedule, sender
+from orders_backup.webhooks import deliver, endpoints, outbox, replay, schedule, sender
 
 from .conftest import Got, Reply
 
@@ -514,3 +514,76 @@ def test_an_endpoint_that_is_deleted_meanwhile_ends_its_slice(house: "House", re
     with pytest.raises(Exception, match="Another worker took over"):
         house.deliver(webhook)
     assert house.rows("SELECT FROM webhook_deliveries") == []
+
+
+# What is asked for
+
+
+def test_a_test_goes_before_everything_else_even_to_an_endpoint_that_fails(
+    house: "House", receiver: "Receiver"
+) -> None:
+    receiver.answers(500)
+    webhook, secret = house.endpoint(receiver.url)
+    house.changes(*(f"o{number}" for number in range(30)))
+    house.deliver(webhook)
+    receiver.got.clear()
+    receiver.replies = lambda got: Reply(200 if got.message["type"] == "webhook.test" else 500)
+    house.test(webhook)
+    house.deliver(webhook)
+    Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
+    assert receiver.got[0].message["type"] == "webhook.test"
+
+
+def test_a_replay_sends_in_order_what_was_delivered_before(house: "House", receiver: "Receiver") -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    for _ in range(3):
+        house.changes("a", "b")
+    house.deliver(webhook)
+    first = {got.headers["webhook-id"]: got.body for got in receiver.got}
+    receiver.got.clear()
+    wanted = replay.Wanted(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1))
+    with database.transaction(house.runtime.db) as tx:
+        found = replay.replay(tx, endpoints.lock(tx, webhook, seen_by=None), wanted, dry_run=False)
+    assert (found.matched, found.again) == (6, 6)
+    assert house.wake() == [webhook]
+    deliver.deliver(house.runtime, webhook)
+    assert {got.headers["webhook-id"]: got.body for got in receiver.got} == first
+    assert_in_order(receiver.got)
+
+
+def test_a_replay_while_a_later_message_waits_puts_the_earlier_one_before_it(
+    house: "House", receiver: "Receiver"
+) -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    house.changes("o")
+    house.deliver(webhook)
+    receiver.answers(500)
+    house.changes("o")
+    house.deliver(webhook)
+    receiver.got.clear()
+    receiver.replies = lambda _got: Reply()
+    wanted = replay.Wanted(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1))
+    with database.transaction(house.runtime.db) as tx:
+        found = replay.replay(tx, endpoints.lock(tx, webhook, seen_by=None), wanted, dry_run=False)
+    assert (found.matched, found.again, found.pending) == (2, 1, 1)
+    house.deliver(webhook)
+    assert [got.data["version"] for got in receiver.got] == [1, 2]
+
+
+def test_what_ended_long_ago_is_forgotten_and_a_replay_brings_it_back_under_its_old_id(
+    house: "House", receiver: "Receiver"
+) -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    house.changes("o")
+    house.deliver(webhook)
+    house.change("UPDATE webhook_deliveries SET created_at = created_at - interval '31 days'")
+    house.deliver(webhook)
+    assert house.deliveries(webhook) == []
+    house.changes("p")
+    wanted = replay.Wanted(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1))
+    with database.transaction(house.runtime.db) as tx:
+        replay.replay(tx, endpoints.lock(tx, webhook, seen_by=None), wanted, dry_run=False)
+    house.deliver(webhook)
+    ids = [got.headers["webhook-id"] for got in receiver.got]
+    assert ids[0] == ids[1]
+    assert len(ids) == 3
