@@ -104,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         receiver = self.server.receiver
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(body) < int(self.headers["Content-Length"]):  # the sender died in the middle of it
+            return
         got = Got(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         reply = receiver.replies(got)
         with receiver.lock:
