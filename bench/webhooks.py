@@ -190,7 +190,7 @@ def p95(post: Post) -> float:
             time.sleep(1 / TRICKLE_PER_SECOND)
         time.sleep(3)
         seconds = [one for path, seen in post.report().items() if path.startswith("/ok") for one in seen["seconds"]]
-    return quantiles(seconds, n=20)[-1]
+    return float(quantiles(seconds, n=20)[-1])
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Deliveries over real HTTP: what arrives, in which order, when it is tried again, and what a crash costs."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import random
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,13 +14,14 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 from structlog.testing import capture_logs
 
 from orders_backup import db as database
 from orders_backup.orders import archive, changes
-from orders_backup.webhooks import deliver, endpoints, outbox, replay, schedule, sender
+from orders_backup.webhooks import deliver, endpoints, guard, outbox, replay, schedule, sender
 
 from .conftest import Got, Reply
 
@@ -228,20 +231,42 @@ def test_410_disables_at_once_until_a_person_brings_it_back_and_nothing_is_lost(
     assert sorted(got.data["order_id"] for got in receiver.accepted) == ["a", "b"]
 
 
-def test_an_answer_that_does_not_come_ends_after_the_deadline_however_it_drips(
+def test_an_answer_that_does_not_come_ends_after_the_deadline(
     house: "House", monkeypatch: pytest.MonkeyPatch, receiver: "Receiver"
 ) -> None:
     assert sender.SECONDS == 15.0
     receiver.replies = lambda _got: Reply(after=3.0)
     webhook, _ = house.endpoint(receiver.url)
     house.changes("o")
-    monkeypatch.setattr(
-        sender.Sender.__init__, "__kwdefaults__", {**sender.Sender.__init__.__kwdefaults__, "seconds": 0.3}
-    )
+    monkeypatch.setattr(sender, "SECONDS", 0.3)
     house.deliver(webhook)
     (row,) = house.deliveries(webhook)
     assert row.status == "pending"
     assert "did not answer within 0.3 s" in row.last_error
+
+
+def test_an_answer_that_drips_ends_with_the_deadline_too() -> None:
+    """Each byte comes in time, and all of them would take for ever."""
+    gone = threading.Event()
+
+    def drips(listener: socket.socket) -> None:
+        held, _ = listener.accept()
+        held.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(OSError):
+            while not gone.wait(0.05):
+                held.sendall(b"x")
+        held.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drips, args=(listener,))
+        dripping.start()
+        target = guard.Target("http", "127.0.0.1", listener.getsockname()[1], b"/")
+        with sender.Sender(frozenset({"127.0.0.1"}), lambda: datetime.now(UTC), most=1, seconds=0.4) as one:
+            answer = one.post(target, {}, b"{}")
+        gone.set()
+        dripping.join()
+    assert answer.status is None
+    assert "did not answer" in (answer.error or "")
 
 
 def test_of_an_answer_two_kilobytes_are_kept(house: "House", receiver: "Receiver") -> None:
@@ -308,6 +333,22 @@ def test_five_days_of_failures_disable_with_an_alert_and_the_first_success_bring
     assert [got.data["version"] for got in receiver.accepted if got.data["order_id"] == "a"] == [1, 2]
     assert [got.data["order_id"] for got in receiver.accepted].count("b") == 1
     assert house.row(webhook).status == "active"
+
+
+def test_an_open_endpoint_of_which_everything_waits_is_tried_with_what_is_new(
+    house: "House", receiver: "Receiver"
+) -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    receiver.answers(500)
+    house.changes("old")
+    house.deliver(webhook)
+    house.change("UPDATE webhooks SET failures = 20, silent_until = NULL")
+    house.change("UPDATE webhook_deliveries SET due_at = clock_timestamp() + interval '2 h'")
+    house.changes("new")
+    assert house.wake() == [webhook]
+    deliver.deliver(house.runtime, webhook)
+    assert [got.data["order_id"] for got in receiver.got] == ["old", "new"]
+    assert house.wake() == []
 
 
 def test_a_paused_endpoint_gets_nothing_and_afterwards_everything(house: "House", receiver: "Receiver") -> None:
@@ -447,7 +488,7 @@ def test_what_commits_late_is_told_and_nothing_is_told_twice(house: "House", rec
 def test_a_pass_of_many_pages_is_whole_before_anything_is_sent(
     house: "House", receiver: "Receiver", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox.fan_out, "__kwdefaults__", {**(outbox.fan_out.__kwdefaults__ or {}), "page": 2})
+    monkeypatch.setattr(outbox, "PAGE", 2)
     webhook, _ = house.endpoint(receiver.url)
     for _ in range(4):
         house.changes("a", "b", "c")
@@ -514,6 +555,20 @@ def test_an_endpoint_that_is_deleted_meanwhile_ends_its_slice(house: "House", re
     with pytest.raises(Exception, match="Another worker took over"):
         house.deliver(webhook)
     assert house.rows("SELECT FROM webhook_deliveries") == []
+
+
+def test_the_numbers_of_an_accounts_changes_rise_in_the_order_of_their_commits(house: "House") -> None:
+    """Order rests on it: whoever writes a change of an account waits for who did before."""
+    house.changes("o")
+    with house.runtime.db.connect() as first:
+        archive.record(
+            first, house.runtime.codec, house.account, [changes.read(datetime.now(UTC), b'{"id":"x"}')], cause="test"
+        )
+        with house.runtime.db.connect() as second:
+            second.execute(sa.text("SET LOCAL lock_timeout = '100ms'"))
+            with pytest.raises(OperationalError, match="lock timeout"):
+                archive.changed_beside(second, house.account, [("o", "order.invoices_changed")], cause="extras")
+        first.rollback()
 
 
 # What is asked for

@@ -87,18 +87,22 @@ class Slice:
         self._settle()
 
     def _look(self, *, is_first: bool) -> None:
-        """One whole pass over what the feed holds now; nothing is sent before its end, which keeps orders in order."""
+        """One whole pass over what the feed holds now; nothing is sent before its end, which keeps orders in order.
+
+        An open endpoint that has something to be tried with gets nothing more: what it will miss stays in the feed.
+        """
         with database.transaction(self.runtime.db) as tx:
             due.fence(tx, self.lease, extend=self.runtime.settings.lease)
             held = endpoints.hold(tx, self.runtime.vault, self.webhook_id)
-            if not held.wants_news or (held.health.is_open and outbox.has_pending(tx, self.webhook_id)):
+            due_at = outbox.next_due(tx, self.webhook_id) if held.health.is_open else None
+            if not held.wants_news or (due_at is not None and due_at <= held.now):
                 return
             seen = outbox.horizon(tx)
-            found, after = outbox.fan_out(tx, held.endpoint, seen, after=held.endpoint.cursor)
+            found, after = outbox.fan_out(tx, held.endpoint, seen, after=held.endpoint.cursor, page=outbox.PAGE)
         while after is not None:
             with database.transaction(self.runtime.db) as tx:
                 due.fence(tx, self.lease, extend=self.runtime.settings.lease)
-                more, after = outbox.fan_out(tx, held.endpoint, seen, after=after)
+                more, after = outbox.fan_out(tx, held.endpoint, seen, after=after, page=outbox.PAGE)
                 found += more
         if found or is_first:
             with database.transaction(self.runtime.db) as tx:

@@ -176,7 +176,7 @@ def horizon(tx: Connection) -> Horizon:
 
 
 def fan_out(
-    tx: Connection, endpoint: Endpoint, seen: Horizon, *, after: Position, page: int = PAGE
+    tx: Connection, endpoint: Endpoint, seen: Horizon, *, after: Position, page: int
 ) -> tuple[int, Position | None]:
     """One page of what the snapshot sees after the position: how many rows are new, and where to go on; None: done.
 
@@ -327,12 +327,6 @@ def hurry(tx: Connection, webhook_id: UUID) -> None:
     statement = """UPDATE webhook_deliveries SET due_at = clock_timestamp()
                     WHERE webhook_id = :id AND due_at > clock_timestamp()"""
     tx.execute(sa.text(statement), {"id": webhook_id})
-
-
-def has_pending(tx: Connection, webhook_id: UUID) -> bool:
-    """Whether anything is owed to the endpoint."""
-    query = "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE webhook_id = :id AND status = 'pending')"
-    return bool(tx.execute(sa.text(query), {"id": webhook_id}).scalar_one())
 
 
 def next_due(tx: Connection, webhook_id: UUID) -> datetime | None:

@@ -33,11 +33,11 @@ class Sender:
         clock: Callable[[], datetime],
         *,
         most: int,
-        seconds: float = SECONDS,
+        seconds: float | None = None,
         lookup: guard.Resolve = guard.resolve,
         wire: httpcore.NetworkBackend | None = None,
     ) -> None:
-        self._seconds = seconds
+        self._seconds = SECONDS if seconds is None else seconds
         self._clock = clock
         self._deadline = guard.Deadline()
         self._pool = httpcore.ConnectionPool(
