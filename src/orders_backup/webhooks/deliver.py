@@ -33,7 +33,7 @@ from orders_backup.webhooks.sender import Sender
 SLICE_SECONDS = 5.0
 """A slice begins nothing new after so long; then it is the next endpoint's turn."""
 AT_ONCE = 16
-AHEAD = 4
+AHEAD = 8
 """Times as much is taken where answers come quickly, so that no thread waits for the database."""
 QUICK_SECONDS = 0.2
 LOOK_SECONDS = 0.5
@@ -175,13 +175,13 @@ class Slice:
     def _wait(self) -> None:
         """Until something landed, and a moment longer: written down together, many cost what one costs."""
         wait, until = LOOK_SECONDS, time.monotonic() + LOOK_SECONDS
-        while wait > 0 and len(self.landed) < min(AT_ONCE, len(self.flying)):
+        while len(self.landed) < len(self.flying):
             try:
-                self.landed.append(self.landing.get(timeout=wait))
+                self.landed.append(self.landing.get(timeout=max(wait, 0)))
             except queue.Empty:
                 return
             until = min(until, time.monotonic() + GATHER_SECONDS) if len(self.landed) == 1 else until
-            wait = until - time.monotonic()
+            wait = until - time.monotonic() if len(self.landed) < AT_ONCE else 0
 
     def _settle(self) -> None:
         with database.transaction(self.runtime.db) as tx:
