@@ -354,8 +354,8 @@ def next_due(tx: Connection, webhook_id: UUID) -> datetime | None:
 def prune(tx: Connection, webhook_id: UUID) -> None:
     """Forgets some of the deliveries that ended long ago; a replay makes them again, under the same id."""
     statement = f"""
-        DELETE FROM webhook_deliveries WHERE webhook_id = :id AND seq IN (
+        DELETE FROM webhook_deliveries WHERE webhook_id = :id AND seq = ANY (ARRAY(
             SELECT seq FROM webhook_deliveries
             WHERE webhook_id = :id AND created_at < clock_timestamp() - interval '{KEPT_FOR}' AND status <> 'pending'
-            ORDER BY created_at LIMIT {PRUNED_AT_ONCE})"""
+            ORDER BY created_at LIMIT {PRUNED_AT_ONCE}))"""
     tx.execute(sa.text(statement), {"id": webhook_id})

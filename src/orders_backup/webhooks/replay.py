@@ -46,11 +46,13 @@ WITH c AS (
       AND (c.xid, c.seq) <= (SELECT cursor_xid, cursor_seq FROM webhooks WHERE webhook_id = :webhook_id)
       AND (CAST(:accounts AS uuid[]) IS NULL OR c.account_id = ANY (CAST(:accounts AS uuid[])))
       AND (CAST(:order_id AS text) IS NULL OR c.order_id = :order_id)),
+sent AS (
+    SELECT c.*, (SELECT d.status FROM webhook_deliveries d WHERE d.webhook_id = :webhook_id AND d.seq = c.seq) AS status
+    FROM c),
 matched AS (
-    SELECT c.seq, c.account_id, c.order_id, c.version, t.type, c.kinds, c.cause, c.stored_at, d.status
-    FROM c CROSS JOIN LATERAL ({outbox.TYPE}) t
-    LEFT JOIN webhook_deliveries d ON d.webhook_id = :webhook_id AND d.seq = c.seq
-    WHERE NOT :only_failed OR d.status = 'failed')
+    SELECT c.seq, c.account_id, c.order_id, c.version, t.type, c.kinds, c.cause, c.stored_at, c.status
+    FROM sent c CROSS JOIN LATERAL ({outbox.TYPE}) t
+    WHERE NOT :only_failed OR c.status = 'failed')
 """
 
 _COUNT = sa.text(

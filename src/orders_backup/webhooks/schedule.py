@@ -117,15 +117,15 @@ def after(health: Health, answer: Answer) -> Health:
     if answer.status == 410:  # whoever says so has gone for good; only a person brings him back
         return replace(worse, status="disabled", reason="gone")
     if health.status == "active" and answer.at - since >= DISABLED_AFTER:
-        return replace(worse, status="disabled", reason="failing")
+        worse = replace(worse, status="disabled", reason="failing")
     return replace(worse, silent_until=_silent_until(worse, answer))
 
 
 def _silent_until(health: Health, answer: Answer) -> datetime | None:
     """An open endpoint gets a pause, one that is asked to be left alone its wish."""
     pause = 0.0
-    if health.failures >= OPENS_AFTER:
-        pause = min(FIRST_PAUSE * 2.0 ** min(health.failures - OPENS_AFTER, 10), LONGEST_PAUSE)
+    if health.is_open:
+        pause = min(FIRST_PAUSE * 2.0 ** min(max(health.failures - OPENS_AFTER, 0), 10), LONGEST_PAUSE)
     if answer.status in {429, 503}:
         pause = max(pause, retry_after(answer) or 0.0)
     until = answer.at + timedelta(seconds=pause)
