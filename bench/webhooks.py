@@ -38,9 +38,9 @@ SLOWER = 1.1
 ORDERED_ENDPOINTS = 4
 SLOTS = 8
 HEALTHY = 3
-TRICKLE_SECONDS = 20.0
+TRICKLE_SECONDS = 15.0
 TRICKLE_PER_SECOND = 15
-ROUNDS = 3
+ROUNDS = 5
 
 MANY = """
 INSERT INTO order_changes (account_id, order_id, version, kinds, cause)
@@ -163,6 +163,7 @@ def order(post: Post) -> Outcome:
 
 def beside_a_dead_one(post: Post) -> Outcome:
     """From the change to its arrival at healthy endpoints: without a dead one, and with one, turn by turn."""
+    post.execute("DELETE FROM webhooks")
     webhooks = [post.endpoint(f"/ok/{number}") for number in range(HEALTHY)]
     alone, beside = [], []
     dead = post.endpoint("/dead/one")

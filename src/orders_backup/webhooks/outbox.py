@@ -79,25 +79,28 @@ class Message:
 # Who is rung for
 
 _WAKE = """
-UPDATE webhooks w SET due_at = clock_timestamp(), rung_at = NULL
-WHERE w.status = 'active' AND (w.due_at IS NULL OR w.due_at > clock_timestamp())
-  AND (w.leased_until IS NULL OR w.leased_until < clock_timestamp())
-  AND (w.silent_until IS NULL OR w.silent_until <= clock_timestamp())
-  AND CASE WHEN w.user_id IS NULL AND w.account_ids = '{}' THEN EXISTS (
-        SELECT FROM order_changes c WHERE (c.xid, c.seq) > (w.cursor_xid, w.cursor_seq)
-      ) ELSE EXISTS (
-        SELECT FROM accounts a CROSS JOIN LATERAL (
-            SELECT FROM order_changes c
-            WHERE c.account_id = a.id AND (c.xid, c.seq) > (w.cursor_xid, w.cursor_seq) LIMIT 1) c
-        WHERE (w.user_id IS NULL OR a.user_id = w.user_id)
-          AND (w.account_ids = '{}' OR a.id = ANY (w.account_ids))
-      ) END
+WITH news AS (
+    SELECT w.webhook_id FROM webhooks w
+    WHERE w.status = 'active' AND (w.due_at IS NULL OR w.due_at > clock_timestamp())
+      AND (w.leased_until IS NULL OR w.leased_until < clock_timestamp())
+      AND (w.silent_until IS NULL OR w.silent_until <= clock_timestamp())
+      AND CASE WHEN w.user_id IS NULL AND w.account_ids = '{}' THEN EXISTS (
+            SELECT FROM order_changes c WHERE (c.xid, c.seq) > (w.cursor_xid, w.cursor_seq)
+          ) ELSE EXISTS (
+            SELECT FROM accounts a CROSS JOIN LATERAL (
+                SELECT FROM order_changes c
+                WHERE c.account_id = a.id AND (c.xid, c.seq) > (w.cursor_xid, w.cursor_seq) LIMIT 1) c
+            WHERE (w.user_id IS NULL OR a.user_id = w.user_id)
+              AND (w.account_ids = '{}' OR a.id = ANY (w.account_ids))
+          ) END
+    FOR UPDATE OF w SKIP LOCKED)
+UPDATE webhooks w SET due_at = clock_timestamp(), rung_at = NULL FROM news WHERE w.webhook_id = news.webhook_id
 """
 
 
 def wake(tx: Connection) -> None:
     """Makes due the endpoints for which something happened since; a look into an index for each that has nothing to
-    do."""
+    do. One that is just being changed or deleted holds up no tick."""
     tx.execute(sa.text(_WAKE))
 
 
