@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -219,16 +219,25 @@ def test_410_disables_at_once_until_a_person_brings_it_back_and_nothing_is_lost(
     row = house.row(webhook)
     assert (row.status, row.reason, row.due_at) == ("disabled", "gone", None)
     assert [line["log_level"] for line in logs if line["event"] == "webhook_disabled"] == ["error"]
-    house.changes("b")
+    house.changes("b", "c")
     assert house.wake() == []
     house.deliver(webhook)
     assert len(receiver.got) == 1
+    bring_back(house, webhook)
+    house.change("UPDATE webhook_deliveries SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
+    house.deliver(webhook)
+    assert len(receiver.got) == 2  # brought back it is tried with one message, not with all
+    assert house.row(webhook).reason == "gone"
     receiver.replies = lambda _got: Reply()
-    with database.transaction(house.runtime.db) as tx:
-        endpoints.change(tx, webhook, endpoints.lock(tx, webhook, seen_by=None), {"status": "active"})
+    bring_back(house, webhook)
     assert house.wake() == [webhook]
     deliver.deliver(house.runtime, webhook)
-    assert sorted(got.data["order_id"] for got in receiver.accepted) == ["a", "b"]
+    assert sorted(got.data["order_id"] for got in receiver.accepted) == ["a", "b", "c"]
+
+
+def bring_back(house: "House", webhook: UUID) -> None:
+    with database.transaction(house.runtime.db) as tx:
+        endpoints.change(tx, webhook, endpoints.lock(tx, webhook, seen_by=None), {"status": "active"})
 
 
 def test_an_answer_that_does_not_come_ends_after_the_deadline(
@@ -638,6 +647,26 @@ def test_a_replay_while_a_later_message_waits_puts_the_earlier_one_before_it(
     assert (found.matched, found.again, found.pending) == (2, 1, 1)
     house.deliver(webhook)
     assert [got.data["version"] for got in receiver.got] == [1, 2]
+
+
+def test_a_replay_in_the_midst_of_a_slice_is_not_forgotten(house: "House", receiver: "Receiver") -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    house.changes("a")
+    house.deliver(webhook)
+    wanted = replay.Wanted(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC))
+
+    def replays(got: Got) -> Reply:
+        if got.data["order_id"] == "b":
+            with database.transaction(house.runtime.db) as tx:
+                replay.replay(tx, endpoints.lock(tx, webhook, seen_by=None), wanted, dry_run=False)
+        return Reply()
+
+    receiver.replies = replays
+    house.changes("b")
+    house.deliver(webhook, seconds=0.2)
+    for key in house.wake():
+        deliver.deliver(house.runtime, key)
+    assert [got.data["order_id"] for got in receiver.got] == ["a", "b", "a"]
 
 
 def test_what_ended_long_ago_is_forgotten_and_a_replay_brings_it_back_under_its_old_id(
