@@ -420,6 +420,19 @@ def test_of_one_order_nothing_overtakes_what_waits_and_other_orders_go_on(house:
     assert [got.data["version"] for got in receiver.accepted if got.data["order_id"] == "stuck"] == [1, 2, 3]
 
 
+def test_even_where_two_of_an_order_are_due_only_the_first_is_taken(house: "House", receiver: "Receiver") -> None:
+    """As after a replay, while a later one was on the way and failed."""
+    receiver.answers(500)
+    webhook, _ = house.endpoint(receiver.url)
+    house.changes("o")
+    house.changes("o")
+    house.deliver(webhook)
+    house.change("UPDATE webhook_deliveries SET due_at = clock_timestamp() - seq * interval '1 s'")
+    with database.transaction(house.runtime.db) as tx:
+        taken = outbox.take(tx, webhook, busy=[], full=False, limit=10)
+    assert [message.version for message in taken] == [1]
+
+
 def test_a_message_that_is_given_up_lets_the_next_of_its_order_go(house: "House", receiver: "Receiver") -> None:
     webhook, _ = house.endpoint(receiver.url)
     receiver.replies = lambda got: Reply(500 if got.data["version"] == 1 else 200)
