@@ -202,6 +202,7 @@ def test_retry_after_is_waited_for_and_nothing_else_is_sent_meanwhile(house: "Ho
     assert house.wake() == []
     house.deliver(webhook)
     assert len(receiver.got) == 1
+    assert house.row(webhook).due_at >= house.row(webhook).silent_until
     receiver.replies = lambda _got: Reply()
     house.later(webhook, "1201 s")
     house.deliver(webhook)
