@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
@@ -28,6 +28,11 @@ OF_AN_ACCOUNT = (
     "syncs",
     "unreadable_orders",
     "warnings_given",
+)
+OF_A_WEBHOOK = (
+    *("webhook_id", "user_id", "url", "description", "event_types", "account_ids", "content", "old_secret_until"),
+    *("status", "reason", "failing_since", "silent_until", "last_delivered_at", "created_at", "due_at", "failures"),
+    "last_error",
 )
 
 
@@ -56,6 +61,9 @@ def upgrade() -> None:
     _shown(
         "api_keys", f"user_id = {USER}", "id, name, scopes, user_id, created_at, expires_at, revoked_at, last_used_at"
     )
+    _shown("webhooks", f"user_id = {USER}", ", ".join(OF_A_WEBHOOK))  # not the secrets
+    for table in ("webhook_deliveries", "webhook_attempts"):
+        _shown(table, "webhook_id IN (SELECT webhook_id FROM webhooks)")
     op.execute(f"GRANT SELECT ON codec_dictionaries TO {ROLE}")
     op.execute(f"GRANT SELECT (path, kind, value, first_seen, last_seen, seen) ON schema_drift TO {ROLE}")
 

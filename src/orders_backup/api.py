@@ -32,9 +32,10 @@ from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
 from orders_backup.sync import http as sync
 from orders_backup.sync import set_aside_http as set_aside
+from orders_backup.webhooks import http as webhooks
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, set_aside, orders, extras, keys, audit_http)
+ROOMS = (accounts, sync, set_aside, orders, extras, webhooks, keys, audit_http)
 """The modules whose routes are mounted."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""

@@ -285,3 +285,14 @@ class ReauthorizationRequiredError(OrdersBackupError):
     code = "reauthorization_required"
     status = 409
     title = "The seller has to connect again"
+
+
+# Whom we tell
+
+
+class WebhookTargetError(OrdersBackupError):
+    """A webhook's name leads to an address that is not of the public internet; nothing was connected to."""
+
+    code = "webhook_target"
+    status = 422
+    title = "No public address"

@@ -97,6 +97,8 @@ class Settings(BaseModel):
     rate_limit_extras: int = 750
     rate_limit_api: int = 6000
 
+    webhook_allowed_hosts: str = ""
+
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
@@ -205,10 +207,25 @@ class Settings(BaseModel):
             raise ValueError("must be at least 3 requests per minute: a refresh is repeated within 60 seconds")
         return value
 
+    @field_validator("webhook_allowed_hosts")
+    @classmethod
+    def _names_hosts(cls, value: str) -> str:
+        for host in filter(None, (one.strip() for one in value.split(","))):
+            if not re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]|[0-9A-Fa-f]*::?[0-9A-Fa-f:]+)(:\d{1,5})?", host):
+                raise ValueError(
+                    "must be hosts, or hosts with ports, with commas between: hooks.internal,10.0.0.7:8080"
+                )
+        return value
+
     @model_validator(mode="after")
     def _keys_are_readable(self) -> Self:
         parse_keys(self.encryption_keys.get_secret_value())
         return self
+
+    @property
+    def allowed_webhook_hosts(self) -> frozenset[str]:
+        """Hosts, or hosts with ports, that webhooks may go to although they are not of the public internet."""
+        return frozenset(filter(None, (one.strip().lower() for one in self.webhook_allowed_hosts.split(","))))
 
     @property
     def api_url(self) -> str:

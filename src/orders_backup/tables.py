@@ -413,6 +413,7 @@ order_changes = sa.Table(
     sa.Column("cause", sa.Text, nullable=False),
     _now("stored_at"),
     sa.Index("ix_order_changes_account_id_xid_seq", "account_id", "xid", "seq"),
+    sa.Index("ix_order_changes_stored_at", "stored_at", postgresql_using="brin"),
 )
 """The append-only journal. Its order is (xid, seq), and a reader asks for `(xid, seq) > cursor` with
 `xid < pg_snapshot_xmin(pg_current_snapshot())`: below that horizon every transaction has ended, so nothing can still
@@ -499,6 +500,102 @@ extra_kinds = sa.Table(
 )
 """How far an account's extras of a kind are. `off_until`: not asked for until then, and why; `span` to `next_offset`:
 the listing under way; `…_at`: up to when each span was last listed to its end."""
+
+# Whom we tell: webhooks/endpoints.py and deliver.py write webhooks, webhooks/outbox.py and replay.py the rest
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("webhook_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", pg.UUID(as_uuid=True)),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False, server_default=""),
+    sa.Column("event_types", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("account_ids", pg.ARRAY(pg.UUID(as_uuid=True)), nullable=False, server_default="{}"),
+    sa.Column("content", sa.Text, nullable=False, server_default="thin"),
+    sa.Column("secret_sealed", sa.LargeBinary, nullable=False),
+    sa.Column("old_secret_sealed", sa.LargeBinary),
+    sa.Column("old_secret_until", Instant),
+    sa.Column("status", sa.Text, nullable=False, server_default="active"),
+    sa.Column("reason", sa.Text),
+    sa.Column("cursor_xid", Xid8, nullable=False),
+    sa.Column("cursor_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failing_since", Instant),
+    sa.Column("silent_until", Instant),
+    sa.Column("answer_seconds", sa.Double),
+    sa.Column("last_delivered_at", Instant),
+    _now("created_at"),
+    *_claimable(),
+    sa.CheckConstraint("content IN ('thin','full')", name="content"),
+    sa.CheckConstraint("status IN ('active','paused','disabled')", name="status"),
+    sa.CheckConstraint("(status = 'disabled') = (reason IS NOT NULL)", name="disabled_for_a_reason"),
+    sa.CheckConstraint("(old_secret_sealed IS NULL) = (old_secret_until IS NULL)", name="old_secret_ends"),
+    sa.Index("ix_webhooks_user_id", "user_id"),
+    _due_index("webhooks"),
+)
+"""An endpoint that is told of changes; `user_id` NULL: of every user's. `cursor_…`: up to where the change feed was
+turned into deliveries. Whoever holds the lease delivers everything of this endpoint, so that its order holds.
+`failures`: attempts that failed one after the other; `failing_since`: the first of them; `silent_until`: nothing is
+sent before; `answer_seconds`: how long answers take of late."""
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column(
+        "webhook_id", pg.UUID(as_uuid=True), sa.ForeignKey("webhooks.webhook_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("account_id", pg.UUID(as_uuid=True)),
+    sa.Column("order_id", AllegroId),
+    sa.Column("version", sa.Integer),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("kinds", pg.ARRAY(sa.Text), nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("occurred_at", Instant, nullable=False),
+    _now("created_at"),
+    sa.Column("status", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("due_at", Instant),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_status_code", sa.Integer),
+    sa.Column("last_error", sa.Text),
+    sa.Column("delivered_at", Instant),
+    sa.CheckConstraint("status IN ('pending','delivered','failed')", name="status"),
+    sa.CheckConstraint("status = 'pending' OR due_at IS NULL", name="ended_is_not_due"),
+    sa.CheckConstraint("(status = 'delivered') <= (delivered_at IS NOT NULL)", name="delivered_at"),
+    sa.Index(
+        "ix_webhook_deliveries_due", "webhook_id", "due_at", "seq", postgresql_where=sa.text("due_at IS NOT NULL")
+    ),
+    sa.Index(
+        "ix_webhook_deliveries_pending",
+        *("webhook_id", "account_id", "order_id", "seq"),
+        postgresql_where=sa.text("status = 'pending'"),
+    ),
+    sa.Index("ix_webhook_deliveries_created_at", "webhook_id", "created_at", "seq"),
+)
+"""A message to an endpoint: the change `seq` of the feed, or a test (`seq` below 0, no order). Pending and `due_at`
+NULL: it waits for an earlier one of the same order. `attempts`: of all times; `tries`: of them since it was made or
+replayed, which is where it stands on the schedule."""
+
+webhook_attempts = sa.Table(
+    "webhook_attempts",
+    metadata,
+    sa.Column("webhook_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("attempted_at", Instant, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("status_code", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("answer", sa.Text),
+    sa.ForeignKeyConstraint(
+        ["webhook_id", "seq"],
+        ["webhook_deliveries.webhook_id", "webhook_deliveries.seq"],
+        ondelete="CASCADE",
+        name="fk_webhook_attempts_delivery",
+    ),
+)
+"""One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered."""
 
 # What Allegro changes: drift.py writes it
 

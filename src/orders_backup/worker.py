@@ -37,7 +37,9 @@ from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, device_flows, syncs
+from orders_backup.tables import account_tokens, device_flows, syncs, webhooks
+from orders_backup.webhooks import deliver as deliveries
+from orders_backup.webhooks import outbox
 
 TICK_SECONDS = 0.5
 AGAIN_SECONDS = 0.1
@@ -47,7 +49,7 @@ WAKE_SECONDS = 1.0
 TICK_WITHIN = 60.0
 """Seconds after which a tick does not end any more, and the scheduler does."""
 
-TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
+TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs, "deliver": webhooks}
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
     "journal": pull.pull,
@@ -80,19 +82,24 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
         work = SYNCS[kind]
         _run(hands, "sync", {"account_id": account_id, "kind": kind}, lambda: work(runtime, UUID(account_id)))
 
+    @task(name="deliver", shared=False)
+    def deliver(webhook_id: str) -> None:
+        _run(hands, "deliver", {"webhook_id": webhook_id}, lambda: deliveries.deliver(runtime, UUID(webhook_id)))
+
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
     structlog.contextvars.bind_contextvars(task="_".join([task, *([key["kind"]] if "kind" in key else [])]))
     hands.began(time.monotonic(), (task, key))
+    ids = {name: value for name, value in key.items() if name.endswith("_id")}
     try:
         work()
     except BudgetExhaustedError:
-        logger.info("task_postponed", account_id=key["account_id"])
+        logger.info("task_postponed", **ids)
     except OrdersBackupError as error:
-        logger.warning("task_failed", account_id=key["account_id"], code=error.code, error=str(error))
+        logger.warning("task_failed", **ids, code=error.code, error=str(error))
     except Exception:
-        logger.exception("task_crashed", account_id=key["account_id"])
+        logger.exception("task_crashed", **ids)
     finally:
         hands.ended()
         structlog.contextvars.clear_contextvars()
@@ -105,6 +112,7 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
             state.wake(tx)
+            outbox.wake(tx)
         for task, table in TABLES.items():
             rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
     for place, (task, key) in enumerate(rung):
@@ -129,6 +137,8 @@ def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
         return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
+    if table is webhooks:
+        return outbox.ring(tx, slots=roster.slots(tx))
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
@@ -203,7 +213,9 @@ def _leave_behind(runtime: Runtime, name: str, undone: Sequence[tuple[str, dict[
     try:
         with database.transaction(runtime.db) as tx:
             for task, key in undone:
-                due.give_back(tx, TABLES[task], {**key, "account_id": UUID(key["account_id"])})
+                due.give_back(
+                    tx, TABLES[task], {**key, **{name: UUID(key[name]) for name in key if name.endswith("_id")}}
+                )
             roster.strike(tx, name)
     except DatabaseUnavailableError:
         logger.info("farewell_failed")

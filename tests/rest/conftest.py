@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -21,6 +22,7 @@ from orders_backup.allegro import answers, wire
 from orders_backup.orders import archive, changes, extras
 from orders_backup.runtime import Runtime
 from orders_backup.tables import accounts
+from orders_backup.webhooks import endpoints, replay, sign
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -75,6 +77,15 @@ class World:
         page = b'{"events":[' + b",".join(bodies) + b"]}"
         with database.transaction(self.runtime.db) as tx:
             archive.record_events(tx, self.runtime.codec, account_id, wire.event_page(page))
+
+    def webhook(self) -> tuple[UUID, str]:
+        """An endpoint of the user with a test that waits to be sent; the ids of both."""
+        options: Any = {"description": "", "event_types": [], "account_ids": [], "content": "thin"}
+        with database.transaction(self.runtime.db) as tx:
+            made, _ = endpoints.make(
+                tx, self.runtime.vault, user_id=self.user, url="https://example.com/hook", **options
+            )
+            return made, sign.message_id(made, replay.test(tx, made))
 
     def pages(self, path: str, **params: str | int) -> Iterator[httpx.Response]:
         """Every page of a list, one after the other."""

@@ -48,7 +48,7 @@ def routes() -> list[tuple[str, str, str]]:
     return found
 
 
-def filled(path: str, account: object, sync_id: object) -> str:
+def filled(path: str, account: object, sync_id: object, webhook_id: object, delivery_id: object) -> str:
     return path.format(
         account_id=account,
         sync_id=sync_id,
@@ -58,10 +58,16 @@ def filled(path: str, account: object, sync_id: object) -> str:
         kind="returns",
         extra_id="r",
         item_id=ITEM,
+        webhook_id=webhook_id,
+        delivery_id=delivery_id,
     )
 
 
 def body(method: str, path: str, user: object) -> dict[str, Any] | None:
+    if path.startswith("/webhooks"):
+        bodies = {"/webhooks": {"url": "https://example.com/", "user_id": str(user)}}
+        bodies["/webhooks/{webhook_id}/replay"] = {"from": "2026-01-01T00:00:00Z"}
+        return bodies.get(path) if method == "POST" else {"description": "x"} if method == "PATCH" else None
     if method == "PATCH":
         return {"name": "x"}
     if method != "POST" or path.endswith("reconnect"):
@@ -83,7 +89,8 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
         extras.record(tx, world.runtime.codec, account, [beside_it])
     row = "INSERT INTO sync_history (id, account_id, kind, status) VALUES (:id, :account, 'full', 'queued')"
     world.execute(row, id=run_id, account=account)
-    where, sent = filled(path, account, run_id), body(method, path, world.user)
+    webhook, delivery = world.webhook()
+    where, sent = filled(path, account, run_id, webhook, delivery), body(method, path, world.user)
 
     def status(client: httpx.Client) -> tuple[int, str]:
         answer = client.request(method, where, json=sent)
@@ -99,12 +106,12 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     stranger = world.client(world.key(scope, user=uuid4()))
     if path in {"/schema-drift", "/audit-log"}:  # of the whole installation; of the key's own user
         assert stranger.get(where).json()["items"] == []
-    elif path in {"/accounts", "/orders", "/changes"} and method == "GET":
+    elif path in {"/accounts", "/orders", "/changes", "/webhooks"} and method == "GET":
         assert stranger.get(where).json()["items"] == []
-        if path != "/accounts":
+        if path not in {"/accounts", "/webhooks"}:
             assert stranger.get(where, params={"account_id": str(account)}).status_code == 404
     else:
-        expected = (403, "missing_scope") if path == "/accounts" else (404, "not_found")
+        expected = (403, "missing_scope") if path in {"/accounts", "/webhooks"} else (404, "not_found")
         assert status(stranger) == expected
     assert status(world.client(world.key(scope, user=world.user)))[0] not in {401, 403, 404}
 

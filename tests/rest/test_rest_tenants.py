@@ -19,6 +19,7 @@ from orders_backup import db as database
 from orders_backup.access import Caller
 from orders_backup.errors import SettingsError
 from orders_backup.tables import metadata
+from orders_backup.webhooks import sign
 
 from .test_api import ITEM, NAMELESS, filled, routes
 
@@ -44,6 +45,12 @@ ROWS = {
     " VALUES (:id, :account, now(), now() + interval '1 day', 'ids')",
     "syncs": "INSERT INTO syncs (account_id, kind) VALUES (:account, 'journal')",
     "warnings_given": "INSERT INTO warnings_given (account_id, day, code) VALUES (:account, now(), :mark)",
+    "webhooks": "INSERT INTO webhooks (webhook_id, user_id, url, secret_sealed, cursor_xid)"
+    " VALUES (:hook, :user, :mark, '', '1')",
+    "webhook_deliveries": "INSERT INTO webhook_deliveries (webhook_id, seq, account_id, order_id, type, kinds, cause,"
+    " occurred_at) VALUES (:hook, 7, :account, :mark, 'x', '{}', 'event', now())",
+    "webhook_attempts": "INSERT INTO webhook_attempts (webhook_id, seq, number, attempted_at, seconds, answer)"
+    " VALUES (:hook, 7, 1, now(), 1, :mark)",
     "audit_log": "INSERT INTO audit_log (actor, user_id, act, target) VALUES (:mark, :user, 'x', '{}')",
     "schema_drift": "INSERT INTO schema_drift (path, kind, value, seen, example_account_id, example_order_id)"
     " VALUES ('p', 'new_field', '', 1, :account, :mark)",
@@ -61,12 +68,16 @@ class Others:
     account: UUID
     user: UUID
     run: UUID
+    hook: UUID
     me: UUID
+
+    def at(self, path: str) -> str:
+        return filled(path, self.account, self.run, self.hook, sign.message_id(self.hook, 7))
 
 
 @pytest.fixture
 def others(world: "World") -> Others:
-    found = Others(world.account(), world.user, uuid4(), uuid4())
+    found = Others(world.account(), world.user, uuid4(), uuid4(), uuid4())
     world.account(found.me)
     world.execute("UPDATE accounts SET name = :mark, seller_login = :mark WHERE id = :account",
                   mark=THEIRS, account=found.account)  # fmt: skip
@@ -75,7 +86,7 @@ def others(world: "World") -> Others:
     world.happened(found.account, b'{"id":"1","order":{"checkoutForm":{"id":"o"}},"type":"%s"}' % THEIRS.encode())
     world.beside(found.account, "returns", "r", "o", b'{"note":"%s"}' % THEIRS.encode())
     world.key("admin", user=found.user)
-    values = {"account": found.account, "user": found.user, "mark": THEIRS, "id": found.run}
+    values = {"account": found.account, "user": found.user, "mark": THEIRS, "id": found.run, "hook": found.hook}
     for statement in ROWS.values():
         world.execute(statement, **{name: value for name, value in values.items() if f":{name}" in statement})
     world.client(world.key("admin")).post("/api-keys", json={}, headers={"Idempotency-Key": "k"})
@@ -102,10 +113,10 @@ def unfiltered(world: "World") -> Iterator[None]:
 
 def foreign(world: "World", others: Others, path: str, scope: str) -> bool:
     """Whether a key of `me` is shown anything of the others."""
-    answer = world.client(world.key(scope, user=others.me)).get(filled(path, others.account, others.run))
+    answer = world.client(world.key(scope, user=others.me)).get(others.at(path))
     is_refused = path == "/schema-drift" and answer.status_code == 500  # PostgreSQL refuses the columns of examples
     assert is_refused or answer.status_code in {200, 404, 422}, answer.text
-    words = (THEIRS, str(others.account), str(others.user), str(others.run), ITEM)
+    words = (THEIRS, str(others.account), str(others.user), str(others.run), str(others.hook), ITEM)
     return answer.status_code == 200 and (answer.text == "{}" or any(word in answer.text for word in words))
 
 
@@ -146,7 +157,7 @@ def seen(tx: Connection, table: str) -> list[str]:
 
 
 def test_no_table_shows_a_foreign_row_to_a_confined_transaction(world: "World", others: Others) -> None:
-    foreign_words = [THEIRS, str(others.account), str(others.user), str(others.run)]
+    foreign_words = [THEIRS, str(others.account), str(others.user), str(others.run), str(others.hook)]
     with database.snapshot(world.runtime.db) as tx:
         database.confine(tx, others.me)
         found = {table: seen(tx, table) for table in metadata.tables if table not in NOT_OF_A_USER}
@@ -161,6 +172,7 @@ FORBIDDEN = (
     "DELETE FROM order_versions",
     "TRUNCATE order_changes",
     "SELECT secret_sha256 FROM api_keys",
+    "SELECT secret_sealed FROM webhooks",
     "SELECT example_order_id FROM schema_drift",
     "SELECT answer_sealed FROM idempotent_answers",
 )
@@ -192,7 +204,7 @@ def test_a_connection_that_goes_back_to_the_pool_is_confined_no_more(world: "Wor
 def test_a_key_bound_to_a_user_reads_all_that_is_his(world: "World", others: Others) -> None:
     his = world.client(world.key(*access.SCOPES, user=others.user))
     for path, _ in READ:
-        answer = his.get(filled(path, others.account, others.run))
+        answer = his.get(others.at(path))
         assert answer.status_code == 200, (path, answer.text)
 
 

@@ -141,6 +141,7 @@ def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, 
         SELECT account_id, order_id, version, :kinds, :cause FROM orders WHERE account_id = :account AND order_id = :id
     """)
     by_order: dict[str, set[str]] = {}
+    _lock(tx, account_id)  # the numbers of an account's changes rise in the order of their commits
     for order_id, kind in found:
         by_order.setdefault(order_id, set()).add(kind)
     for order_id, kinds in by_order.items():
