@@ -36,6 +36,7 @@ OWN_SETTINGS = {
     "LOG_LEVEL",
     "SWEEP_INTERVAL",
     "SYNC_INTERVAL",
+    "WEBHOOK_ALLOWED_HOSTS",
 }
 OWN_PREFIXES = ("ALLEGRO_", "AWS_", "RATE_LIMIT_", "S3_")
 """Settings of a real installation, which a demo must not touch."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from structlog.testing import capture_logs
@@ -183,6 +184,8 @@ def _publish_to_frozen(app: Bell, pid: int | None) -> None:
     assert pid is not None
     app.send_task("sync", queue=bell.QUEUE)
     os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # each of its threads has to notice
+        time.sleep(0.01)
     began = time.monotonic()
     try:
         with pytest.raises(bell.AWAY):
