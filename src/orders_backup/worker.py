@@ -30,10 +30,12 @@ from orders_backup import due, log, settings
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
+from orders_backup.exports import jobs
+from orders_backup.exports import state as export_state
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, device_flows, syncs
+from orders_backup.tables import account_tokens, device_flows, exports, syncs
 
 QUEUE = "orders-backup"
 TICK_SECONDS = 0.5
@@ -42,7 +44,7 @@ AGAIN_SECONDS = 0.1
 WAKE_SECONDS = 1.0
 """A resumed account goes on after so long."""
 
-TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs}
+TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs, "export": exports}
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
     "journal": pull.pull,
@@ -110,6 +112,10 @@ def register(app: Celery, runtime: Runtime) -> None:
     def sync(account_id: str, kind: str) -> None:
         _run(f"sync_{kind}", account_id, lambda: SYNCS[kind](runtime, UUID(account_id)))
 
+    @task(name="export", shared=False)
+    def export(export_id: str) -> None:
+        _run("export", export_id, lambda: jobs.work(runtime, UUID(export_id)))
+
 
 def _run(task: str, account_id: str, work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
@@ -142,10 +148,13 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
 
 
 def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
-    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once."""
+    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once; and
+    few exports, which are large."""
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
         return dispatch.ring(tx, slots=due.slots(tx), polls=polls)
+    if table is exports:
+        return export_state.ring(tx)
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
