@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 NAMELESS = b"{}"
+EXPORT = "6b1f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a11"
 ITEM = hashlib.sha256(NAMELESS).hexdigest()
+EXPORTED = """INSERT INTO exports (export_id, user_id, format, filter, status, stored_in, parts)
+              VALUES (:id, :user, 'jsonl', '{}', 'failed', 'disk', '[]')"""
 
 
 def routes() -> list[tuple[str, str, str]]:
@@ -55,6 +58,7 @@ def filled(path: str, account: object, sync_id: object) -> str:
         kind="returns",
         extra_id="r",
         item_id=ITEM,
+        export_id=EXPORT,
     )
 
 
@@ -63,6 +67,8 @@ def body(method: str, path: str, user: object) -> dict[str, Any] | None:
         return {"name": "x"}
     if method != "POST" or path.endswith("reconnect"):
         return None
+    if path == "/exports":
+        return {"format": "jsonl"}
     if path.endswith(("retry", "acknowledge")):
         return {"reason": "x"} if path.endswith("acknowledge") else {}
     return {"kind": "incremental"} if path.endswith("syncs") else {"user_id": str(user), "name": "x"}
@@ -80,7 +86,9 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
         extras.record(tx, world.runtime.codec, account, [beside_it])
     row = "INSERT INTO sync_history (id, account_id, kind, status) VALUES (:id, :account, 'full', 'queued')"
     world.execute(row, id=run_id, account=account)
+    world.execute(EXPORTED, id=EXPORT, user=world.user)
     where, sent = filled(path, account, run_id), body(method, path, world.user)
+    where += "?format=jsonl" if path == "/orders/export" else ""
 
     def status(client: httpx.Client) -> tuple[int, str]:
         answer = client.request(method, where, json=sent)
@@ -96,6 +104,8 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     stranger = world.client(world.key(scope, user=uuid4()))
     if path in {"/schema-drift", "/audit-log"}:  # of the whole installation; of the key's own user
         assert stranger.get(where).json()["items"] == []
+    elif path in {"/orders/export", "/exports"}:  # what a key of another user finds there: tests/exports
+        assert status(stranger)[0] == 202 if method == "POST" else stranger.get(where).is_success
     elif path in {"/accounts", "/orders", "/changes"} and method == "GET":
         assert stranger.get(where).json()["items"] == []
         if path != "/accounts":

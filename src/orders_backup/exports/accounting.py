@@ -50,6 +50,7 @@ STATES = {
     "FILLED_IN": "unpaid",
     "CANCELLED": "cancelled",
 }
+REFUND_STATES = {"SUCCESS": "refund", "PARTIAL": "refund", "CANCELED": "refund_void", "VALIDATE_FAILED": "refund_void"}
 
 _EXACT = Context(prec=60)
 _AMOUNT = re.compile(r"-?\d{1,15}(\.\d{1,6})?")
@@ -120,8 +121,9 @@ class Ledger:
         if made_at is None or not self._from <= made_at < self._until:
             return
         currency = text(at(refund, "totalValue", "currency"))
-        self.totals.add("refund", currency, "refunds", Decimal(1))
-        self._count("refund", "refunds_total", at(refund, "totalValue"))
+        state = REFUND_STATES.get(text(at(refund, "status")), "refund_open")
+        self.totals.add(state, currency, "refunds", Decimal(1))
+        self._count(state, "refunds_total", at(refund, "totalValue"))
         own = [at(refund, name, "value", "amount") for name in ("delivery", "additionalServices", "overpaid")]
         head = [at(refund, "id"), at(refund, "order", "id"), account_id, months.local(made_at)]
         rest = [at(refund, "status"), at(refund, "reason"), at(refund, "payment", "id")]

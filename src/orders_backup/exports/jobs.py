@@ -102,13 +102,9 @@ def _planned(runtime: Runtime, lease: due.Lease, export: Export) -> _Run:
 
 
 def _make(run: _Run, part_orders: int, slice_seconds: float) -> None:
-    began = time.monotonic()
+    began, splits = time.monotonic(), formats.FORMATS[run.asked.format].splits
     while not (run.parts and run.parts[-1].is_last):
-        if time.monotonic() - began > slice_seconds:
-            with database.transaction(run.runtime.db) as tx:
-                due.settle(tx, run.lease, due_at=state.in_(tx, timedelta(0)))
-            return
-        part = _part(run, part_orders if formats.FORMATS[run.asked.format].splits else None)
+        part = _part(run, part_orders if splits else None)
         run.orders = 0
         if part.orders == 0 and run.parts:
             run.parts[-1] = replace(run.parts[-1], is_last=True)
@@ -117,6 +113,9 @@ def _make(run: _Run, part_orders: int, slice_seconds: float) -> None:
         with database.transaction(run.runtime.db) as tx:
             due.fence(tx, run.lease, extend=run.runtime.settings.lease)
             state.keep(tx, run.lease, run.parts)
+            if not run.parts[-1].is_last and time.monotonic() - began > slice_seconds:
+                due.settle(tx, run.lease, due_at=state.in_(tx, timedelta(0)))
+                return
     _finish(run)
 
 

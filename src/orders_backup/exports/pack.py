@@ -29,7 +29,8 @@ discounts.csv  price: the kinds of discount in a line's price, and what they too
 payments.csv   one row a payment and one a surcharge.
 refunds.csv    refunds made in this month, of whatever month their order is; kept where the account keeps refunds.
 totals.csv     the sums of the above by state and currency. unreadable_amounts: amounts that could not be read and
-               count nowhere; a 0 says that there is none.
+               count nowhere; a 0 says that there is none. refund: paid back, in whole or in part; refund_open: not
+               yet; refund_void: cancelled or refused.
 """
 
 
