@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore import exceptions as exc
 
-from orders_backup.errors import StorageUnavailableError
+from orders_backup.errors import OrdersBackupError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -100,17 +100,26 @@ def names(store: Store, prefix: str) -> list[str]:
 def put_stream(store: Store, key: str, chunks: Iterator[bytes]) -> None:
     """Stores an object of any size whole or not at all, holding a few chunks in memory. What `chunks` raises comes
     through, and nothing is stored. Raises StorageUnavailableError."""
+    ours: list[OrdersBackupError] = []
+
+    def watched() -> Iterator[bytes]:
+        try:
+            yield from chunks
+        except OrdersBackupError as error:  # giving up what is under way may fail too, and hide it
+            ours.append(error)
+            raise
+
     try:
         obstore.put(
             _patient(store),
             store.prefix + key,
-            chunks,
+            watched(),
             use_multipart=True,
             chunk_size=PART_BYTES,
             max_concurrency=2,
         )
     except (exc.BaseError, OSError, ValueError) as error:
-        raise _unavailable(error) from None
+        raise (ours[0] if ours else _unavailable(error)) from None
 
 
 def get_stream(store: Store, key: str) -> Iterator[bytes] | None:

@@ -94,6 +94,26 @@ def test_parquet_of_several_files_is_got_file_by_file(exports: Exports) -> None:
     assert exports.world.ask.get(f"/exports/{export_id}/parts/3").status_code == 404
 
 
+def test_a_job_takes_every_filter_that_a_stream_takes(exports: Exports) -> None:
+    account = fill(exports.world, 2)
+    late = order("late", bought="2026-07-02T00:00:00Z", updatedAt="2026-07-03T00:00:00Z", buyer={"login": "Jan"})
+    exports.world.read(account, late)
+    wanted = {
+        "user_id": str(exports.world.user),
+        "account_id": str(account),
+        "status": "READY_FOR_PROCESSING",
+        "buyer_login": "Jan",
+        "ordered_from": "2026-07-01T00:00:00+02:00",
+        "ordered_to": "2026-08-01T00:00:00Z",
+        "updated_from": "2026-07-03T00:00:00Z",
+        "updated_to": "2026-07-03T00:00:01Z",
+    }
+    export_id = exports.ask(filter=wanted)
+    shown = exports.work(export_id)
+    assert (shown["orders_total"], shown["orders_done"], set(shown["filter"])) == (1, 1, set(wanted))
+    assert json.loads(download(exports, export_id))["id"] == "late"
+
+
 def test_the_accountants_pack_is_one_file(exports: Exports) -> None:
     fill(exports.world, 3)
     export_id = exports.ask(format="accountant", filter={"month": "2026-06"})
@@ -185,7 +205,9 @@ def test_who_lost_the_lease_writes_nothing_that_counts(exports: Exports) -> None
         exports.work(export_id)
     exports.world.execute("DROP TRIGGER another ON exports")
     assert (exports.shown(export_id)["parts"], manifests(exports)) == ([], [])
-    assert exports.work(export_id)["status"] == "finished"
+    [theirs] = [file.name for file in exports.files()]
+    shown = exports.work(export_id)
+    assert (shown["status"], theirs == shown["parts"][0]["name"]) == ("finished", False)
     assert download(exports, export_id) == direct(exports.world, "jsonl")
 
 

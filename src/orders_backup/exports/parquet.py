@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.apache.parquet"
 SUFFIX = "parquet"
 BATCH_ROWS = 2_000
-GROUP_ROWS = 20_000
+GROUP_ROWS = 10_000
 """Python's values become Arrow's after each batch; a row group is what a reader has to hold at once."""
 PRECISION, SCALE = 18, 4
 
