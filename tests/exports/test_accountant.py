@@ -14,7 +14,7 @@ from tests.exports.conftest import EXAMPLES, example, order
 from tests.rest.conftest import World
 
 from orders_backup import db as database
-from orders_backup.exports import accounting
+from orders_backup.exports import accounting, entries
 from orders_backup.exports.kept import Kept, Page
 from orders_backup.orders import extras
 
@@ -50,8 +50,8 @@ def booked(*bodies: bytes, superseded_by: str | None = None) -> Tables:
     for number, body in enumerate(bodies):
         kept = Kept(f"o-{number}", 1, False, BOUGHT, superseded_by, None, BOUGHT, None, body)
         for name, row in ledger.order(page, kept, body):
-            assert len(row) == len(accounting.TABLES[name]), name
-            found[name].append(dict(zip(accounting.TABLES[name], map(str, row), strict=True)))
+            assert len(row) == len(entries.TABLES[name]), name
+            found[name].append(dict(zip(entries.TABLES[name], map(str, row), strict=True)))
     header = ("state", "currency", *accounting.MEASURES)
     found["totals"] = [dict(zip(header, map(str, row), strict=True)) for row in ledger.totals.rows()]
     return dict(found)
@@ -199,7 +199,7 @@ def test_the_control_totals_are_the_sums_of_the_tables(world: World) -> None:
     world.read(one, *(example(name[:2]) for name in EXAMPLES))
     world.read(other, *(order(f"o-{number}") for number in range(30)))
     found = pack(world)
-    assert set(found) == {*accounting.TABLES, "totals"}
+    assert set(found) == {*entries.TABLES, "totals"}
     orders_of = {row["order_id"]: row for row in found["orders"]}
     assert len(found["orders"]) == len(EXAMPLES) - len(OF_MAY) + 30
     for table, column, measure in (

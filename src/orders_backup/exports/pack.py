@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import IO
 
-from orders_backup.exports import accounting
+from orders_backup.exports import accounting, entries
 from orders_backup.exports.cells import BOM, Lines
 from orders_backup.exports.columns import Value
 from orders_backup.exports.kept import CHUNK_BYTES, Page, Tally
@@ -38,7 +38,7 @@ def stream(pages: Iterable[Page], refunds: Iterable[tuple[str, bytes]], tally: T
     """The ZIP in chunks; the first comes when all orders were read."""
     ledger = accounting.Ledger(month)
     with ExitStack() as stack:
-        tables = {name: _Table(stack, header) for name, header in accounting.TABLES.items()}
+        tables = {name: _Table(stack, header) for name, header in entries.TABLES.items()}
         for page in pages:
             for kept, body in page.opened():
                 for name, row in ledger.order(page, kept, body):
@@ -55,7 +55,7 @@ def stream(pages: Iterable[Page], refunds: Iterable[tuple[str, bytes]], tally: T
         yield from _zipped(tables, README.format(month=month))
 
 
-_STATE = accounting.TABLES["orders"].index("state")
+_STATE = entries.TABLES["orders"].index("state")
 
 
 class _Table:
