@@ -19,7 +19,7 @@ from tests.storage import Bucket
 
 from orders_backup import db as database
 from orders_backup.errors import LeaseLostError
-from orders_backup.exports import jobs, shelf, state
+from orders_backup.exports import jobs, reading, shelf, state
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,6 +209,23 @@ def test_who_lost_the_lease_writes_nothing_that_counts(exports: Exports) -> None
     shown = exports.work(export_id)
     assert (shown["status"], theirs == shown["parts"][0]["name"]) == ("finished", False)
     assert download(exports, export_id) == direct(exports.world, "jsonl")
+
+
+def test_a_long_part_keeps_its_lease_and_tells_how_far_it_is(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SIGN_OF_LIFE_EVERY", 0)
+    monkeypatch.setattr(reading, "PAGE_ORDERS", 1)
+    fill(exports.world, 5)
+    export_id = exports.ask()
+    exports.world.execute("CREATE TABLE signs (until timestamptz, done bigint)")
+    exports.world.execute("""
+        CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO signs VALUES (NEW.leased_until, NEW.orders_done); RETURN NEW; END'""")
+    exports.world.execute("CREATE TRIGGER noted AFTER UPDATE ON exports FOR EACH ROW EXECUTE FUNCTION noted()")
+    exports.work(export_id)
+    with database.transaction(exports.runtime.db) as tx:
+        signs = tx.execute(sa.text("SELECT until, done FROM signs WHERE until IS NOT NULL")).all()
+    assert len({sign.until for sign in signs}) > 5
+    assert {sign.done for sign in signs} >= {1, 2, 3, 4, 5}
 
 
 def test_a_worker_that_dies_every_time_is_given_up(exports: Exports) -> None:

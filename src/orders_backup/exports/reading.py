@@ -63,7 +63,8 @@ def walk(
     """Pages of the wanted orders, `limit` orders at most. The next page is fetched while one is being used."""
     with database.transaction(db) as tx:
         some = [one for one in sellers(tx, wanted) if after is None or one.account_id >= after.account_id]
-    with ThreadPoolExecutor(1, thread_name_prefix="export") as reader:
+    reader = ThreadPoolExecutor(1, thread_name_prefix="export")
+    try:
         for seller in some:
             start = after.order_id if after is not None and after.account_id == seller.account_id else ""
             fetch = _fetcher(db, codec, wanted, seller)
@@ -75,6 +76,8 @@ def walk(
                     return
                 coming = reader.submit(fetch, page.orders[-1].order_id, limit)
                 yield page
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)  # who goes away waits for no page that nobody wants
 
 
 def refunds(db: Engine, codec: Codec, wanted: Filter) -> Iterator[tuple[str, bytes]]:
