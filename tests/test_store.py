@@ -84,15 +84,20 @@ def test_a_stream_is_stored_whole_and_read_back_in_chunks(bucket: Bucket) -> Non
     assert store.names(bucket.store(), "mine/big/") == ["mine/big/file"]
 
 
-def test_a_stream_that_breaks_off_leaves_no_object_and_comes_through(bucket: Bucket) -> None:
+@pytest.mark.parametrize("goes_away", [False, True])
+def test_a_stream_that_breaks_off_leaves_no_object_and_comes_through(bucket: Bucket, goes_away: bool) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(30):
             yield b"x" * 1_000_000
+        if goes_away:
+            bucket.stop()
         raise LeaseLostError("ours")
 
     mine = bucket.store()
     with pytest.raises(LeaseLostError, match="ours"):
         store.put_stream(mine, "big/file", chunks())
+    if goes_away:
+        bucket.start()
     assert store.size(mine, "big/file") is None
     assert store.names(mine, "big/") == []
 

@@ -363,14 +363,15 @@ def test_parquet_and_csv_tell_the_same(world: World) -> None:
 def test_what_parquet_cannot_hold_exactly_is_empty_and_counted(world: World) -> None:
     odd: dict[str, Any] = {
         "summary": {"totalToPay": {"amount": "1.23456", "currency": "PLN"}},
-        "updatedAt": "yesterday",
+        "updatedAt": "2026-06-01T08:00:00",
+        "payment": {"finishedAt": "yesterday"},
     }
     world.read(world.account(), order("o", **odd))
     tally = Tally()
     asked = formats.asked("parquet", {}, seen_by=None)
     content = b"".join(formats.chunks(world.runtime.db, world.runtime.codec, asked, tally))
     [row] = pq.read_table(io.BytesIO(content)).to_pylist()
-    assert (row["total_to_pay"], row["updated_at"], tally.left_out) == (None, None, 2)
+    assert (row["total_to_pay"], row["updated_at"], row["paid_at"], tally.left_out) == (None, None, None, 3)
 
 
 def test_row_groups_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
