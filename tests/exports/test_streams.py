@@ -18,6 +18,7 @@ from tests.exports.conftest import example, order
 from tests.rest.conftest import START, World
 
 from orders_backup import db as database
+from orders_backup.codec import Codec
 from orders_backup.exports import formats, reading
 from orders_backup.exports.kept import Place, Tally
 from orders_backup.orders.queries import Filter
@@ -208,6 +209,20 @@ def test_a_walk_goes_on_where_another_ended(world: World, limit: int) -> None:
             break
         after = tally.place
     assert len(found) == len(set(found)) == 10
+
+
+def test_orders_of_every_dictionary_are_opened(world: World) -> None:
+    account, runtime = world.account(), world.runtime
+    world.read(account, order("plain"))
+    runtime.codec.prepare(runtime.db, [example("02", id=f"o-{number}") for number in range(80)])
+    world.read(account, example("02", id="trained"))
+    with database.transaction(runtime.db) as tx:
+        used = tx.execute(sa.text("SELECT dictionary_id FROM order_versions ORDER BY order_id")).scalars().all()
+    assert used == [None, 1]
+    chunks = formats.chunks(runtime.db, Codec(), formats.asked("jsonl", {}, seen_by=None), Tally())
+    lines = b"".join(chunks).splitlines()
+    assert lines[0].endswith(b'"order_data":' + order("plain") + b"}")
+    assert lines[1].endswith(b'"order_data":' + example("02", id="trained") + b"}")
 
 
 def test_every_version_of_other_orders_stays_unread(world: World) -> None:
