@@ -70,7 +70,7 @@ $(UV):
 	@touch $@
 
 lock: $(UV) ## pin every package again, by hash, from pyproject.toml
-	$(UV) pip compile --quiet --universal --generate-hashes --extra embedded --group dev \
+	$(UV) pip compile --quiet --universal --generate-hashes --extra embedded --extra parquet --group dev \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml --output-file requirements.lock
 

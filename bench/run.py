@@ -7,7 +7,7 @@ of calls that do not grow with the orders weighs too much.
 import os
 import sys
 
-from bench import backfill, changes, simulator, storage
+from bench import backfill, changes, exports, simulator, storage
 from bench import scene as scenes
 from bench.figures import Outcome
 
@@ -22,6 +22,7 @@ def main() -> int:
         broken += _told(outcome)
         broken += _told(storage.measure(scene))
         broken += _told(changes.measure(scene, account_id))
+        broken += _told(exports.measure(scene, account_id))
     return 1 if broken else 0
 
 

@@ -22,6 +22,7 @@ from allegro_simulator.world import World
 from orders_backup import cli, tables
 from orders_backup.accounts import journal, pairs, tokens
 from orders_backup.allegro.oauth import Pair
+from orders_backup.orders import archive, changes
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
@@ -117,8 +118,8 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
         "accounts connect, accounts list, api, certificate, drift, keys create, keys list, keys revoke, migrate,"
-        " scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up,"
-        " worker"
+        " orders export, scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens"
+        " recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -391,3 +392,33 @@ def test_api_worker_and_scheduler_become_their_modules(
         f"-P -m orders_backup.worker worker --concurrency 3 --data-dir {tmp_path}",
         f"-P -m orders_backup.worker scheduler --data-dir {tmp_path}",
     ]
+
+
+# Exports
+
+
+def test_orders_are_exported_to_stdout_and_to_a_file(
+    run: Run, account_id: str, runtime: Runtime, tmp_path: Path
+) -> None:
+    body = b'{"id":"o-1","status":"READY_FOR_PROCESSING","lineItems":[{"id":"l","boughtAt":"2026-06-01T08:00:00Z"}]}'
+    with runtime.db.begin() as tx:
+        reading = changes.read(datetime(2026, 6, 2, tzinfo=UTC), body)
+        archive.record(tx, runtime.codec, uuid.UUID(account_id), [reading], cause="test")
+    plain = run("orders", "export")
+    assert (plain.code, json.loads(plain.out)["order_data"]["id"]) == (0, "o-1")
+    file = tmp_path / "june.csv"
+    written = run("orders", "export", "--format", "csv", "--month", "2026-06", "--output", str(file))
+    assert (written.code, written.out) == (0, "")
+    assert "1 orders" in written.err
+    assert b"o-1" in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run("orders", "export", "--status", "CANCELLED").out == ""
+    assert [one.name for one in tmp_path.glob(".*june*")] == []
+
+
+def test_an_export_that_cannot_be_written_says_so(run: Run, tmp_path: Path) -> None:
+    answer = run("orders", "export", "--output", str(tmp_path / "nowhere" / "orders.jsonl"))
+    assert (answer.code, answer.out) == (1, "")
+    assert "No such file or directory" in answer.err
+    assert run("orders", "export", "--format", "accountant").code == 1
+    assert run("orders", "export", "--ordered-from", "yesterday").code == 1

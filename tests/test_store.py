@@ -1,10 +1,12 @@
 """Object storage over a real S3 protocol: what is put is there whole, and every failure is one of ours."""
 
+from collections.abc import Iterator
+
 import pytest
 from tests.storage import Bucket, bucket
 
 from orders_backup import store
-from orders_backup.errors import StorageUnavailableError
+from orders_backup.errors import LeaseLostError, StorageUnavailableError
 from orders_backup.store import Store
 
 __all__ = ["bucket"]
@@ -64,3 +66,59 @@ def test_a_store_comes_back_by_itself(bucket: Bucket) -> None:
     asks(mine)
     bucket.start()
     assert store.put(mine, "k", b"1")
+
+
+# Much at once
+
+
+def test_a_stream_is_stored_whole_and_read_back_in_chunks(bucket: Bucket) -> None:
+    mine = bucket.store(prefix="mine")
+    content = [bytes([number]) * 1_000_000 for number in range(30)]
+    store.put_stream(mine, "big/file", iter(content))
+    assert store.size(mine, "big/file") == 30_000_000
+    found = store.get_stream(mine, "big/file")
+    assert found is not None
+    chunks = list(found)
+    assert len(chunks) > 10
+    assert b"".join(chunks) == b"".join(content)
+    assert store.names(bucket.store(), "mine/big/") == ["mine/big/file"]
+
+
+@pytest.mark.parametrize("goes_away", [False, True])
+def test_a_stream_that_breaks_off_leaves_no_object_and_comes_through(bucket: Bucket, goes_away: bool) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 1_000_000
+        if goes_away:
+            bucket.stop()
+        raise LeaseLostError("ours")
+
+    mine = bucket.store()
+    with pytest.raises(LeaseLostError, match="ours"):
+        store.put_stream(mine, "big/file", chunks())
+    if goes_away:
+        bucket.start()
+    assert store.size(mine, "big/file") is None
+    assert store.names(mine, "big/") == []
+
+
+def test_what_is_not_there_has_no_size_and_is_deleted_in_peace(bucket: Bucket) -> None:
+    mine = bucket.store()
+    store.put(mine, "a/1", b"one")
+    assert (store.size(mine, "a/1"), store.size(mine, "a/2"), store.get_stream(mine, "a/2")) == (3, None, None)
+    store.delete(mine, ["a/1", "a/2"])
+    assert store.names(mine, "a/") == []
+
+
+def test_transfers_fail_alike_where_the_server_is_away(bucket: Bucket) -> None:
+    mine = bucket.store()
+    bucket.stop()
+    for ask in (
+        lambda: store.put_stream(mine, "k", iter([b"x"])),
+        lambda: store.get_stream(mine, "k"),
+        lambda: store.size(mine, "k"),
+        lambda: store.delete(mine, ["k"]),
+    ):
+        with pytest.raises(StorageUnavailableError) as refused:
+            ask()
+        assert len(str(refused.value)) < 100

@@ -3,14 +3,14 @@
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
 ROLE = "orders_backup_tenant"
 USER = "nullif(current_setting('orders_backup.user_id', true), '')::uuid"
 
-OF_A_USER = ("accounts", "audit_log")
+OF_A_USER = ("accounts", "audit_log", "exports")
 OF_AN_ACCOUNT = (
     "account_tokens",
     "device_flows",

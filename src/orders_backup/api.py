@@ -27,6 +27,7 @@ from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
 from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.exports import http as exports
 from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
 from orders_backup.runtime import Runtime
@@ -35,8 +36,8 @@ from orders_backup.sync import set_aside_http as set_aside
 from orders_backup.webhooks import http as webhooks
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, set_aside, orders, extras, webhooks, keys, audit_http)
-"""The modules whose routes are mounted."""
+ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, keys, audit_http)
+"""The modules whose routes are mounted; exports first, so that `/orders/export` is none of the orders."""
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""
 WORKERS_ANSWER_WITHIN = 60.0

@@ -5,6 +5,7 @@ erasure of any buyer.
 """
 
 import threading
+from collections.abc import Callable
 
 import msgspec
 import sqlalchemy as sa
@@ -66,10 +67,21 @@ class Codec:
 
     def decompress(self, tx: Connection, dictionary_id: int | None, compressed: bytes) -> bytes:
         """The archived bytes. A dictionary not yet known here is loaded with `tx`."""
+        self._know(tx, dictionary_id)
+        return self._tools(dictionary_id or 0)[1].decompress(compressed, max_output_size=MAX_BODY_BYTES)
+
+    def opener(self, tx: Connection, dictionary_id: int | None) -> Callable[[bytes], bytes]:
+        """What opens very many bodies of this dictionary without asking again; not for two threads at once."""
+        self._know(tx, dictionary_id)
+        content = self._contents.get(dictionary_id or 0)
+        dictionary = zstandard.ZstdCompressionDict(content) if content else None
+        tool = zstandard.ZstdDecompressor(dict_data=dictionary)
+        return lambda compressed: tool.decompress(compressed, max_output_size=MAX_BODY_BYTES)
+
+    def _know(self, tx: Connection, dictionary_id: int | None) -> None:
         if dictionary_id is not None and dictionary_id not in self._contents:
             query = sa.select(codec_dictionaries.c.content).where(codec_dictionaries.c.id == dictionary_id)
             self._contents[dictionary_id] = tx.execute(query).scalar_one()
-        return self._tools(dictionary_id or 0)[1].decompress(compressed, max_output_size=MAX_BODY_BYTES)
 
     def _tools(self, dictionary_id: int) -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
         """A compressor and decompressor of this thread: they must not be shared among threads."""

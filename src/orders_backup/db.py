@@ -203,8 +203,9 @@ def copy(
             stream.write_row(row)
 
 
-def cursor(tx: Connection) -> psycopg.Cursor[Any]:
-    """The driver's own cursor in this transaction, for what SQLAlchemy has no words for."""
+def cursor(tx: Connection, name: str = "") -> psycopg.Cursor[Any]:
+    """The driver's own cursor in this transaction, for what SQLAlchemy has no words for. With a name it is one of the
+    server's, which hands over as many rows as are fetched."""
     connection = tx.connection.driver_connection
     assert isinstance(connection, psycopg.Connection)  # noqa: S101 – connect() makes the engine with this driver
-    return connection.cursor()
+    return connection.cursor(name) if name else connection.cursor()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -102,12 +103,18 @@ def caller(
     return found
 
 
+def tenant(request: Request) -> UUID | None:
+    """The user to whom the caller's key is bound; None: it sees every user."""
+    bound: UUID | None = request.state.tenant
+    return bound
+
+
 @contextmanager
 def reading(request: Request) -> Iterator[Connection]:
     """A snapshot to answer from. Beneath every filter of ours PostgreSQL shows a bound key its user's rows alone."""
     with database.snapshot(runtime(request).db) as tx:
-        if request.state.tenant is not None:
-            database.confine(tx, request.state.tenant)
+        if (user_id := tenant(request)) is not None:
+            database.confine(tx, user_id)
         yield tx
 
 

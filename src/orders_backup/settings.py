@@ -87,6 +87,7 @@ class Settings(BaseModel):
     sweep_interval: Duration = timedelta(hours=1)
     device_flow_timeout: Duration = timedelta(hours=1)
     lease: Duration = timedelta(seconds=45)
+    export_retention: Duration = timedelta(days=7)
 
     rate_limit_client: int = 9000
     rate_limit_default: int = 1000
@@ -171,6 +172,7 @@ class Settings(BaseModel):
         "sweep_interval",
         "device_flow_timeout",
         "lease",
+        "export_retention",
     )
     @classmethod
     def _is_positive(cls, value: timedelta | None) -> timedelta | None:

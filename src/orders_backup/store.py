@@ -1,5 +1,6 @@
 """Object storage: put, get and list under one prefix of one bucket, and its failures in our words."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore import exceptions as exc
 
-from orders_backup.errors import StorageUnavailableError
+from orders_backup.errors import OrdersBackupError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 CONNECT_WITHIN = timedelta(seconds=2)
 ANSWER_WITHIN = timedelta(seconds=4)
 """Whoever waits for an answer may hold the intent of a refresh, which has a minute in all."""
+PART_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+SILENT_FOR = timedelta(seconds=30)
+"""Of transfers of many parts: what is sent at once, what is read at once, and after how long of nothing they fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,82 @@ def names(store: Store, prefix: str) -> list[str]:
     except (exc.BaseError, OSError, ValueError) as error:
         raise _unavailable(error) from None
     return sorted(path.removeprefix(store.prefix) for path in found)
+
+
+# Much at once
+
+
+def put_stream(store: Store, key: str, chunks: Iterator[bytes]) -> None:
+    """Stores an object of any size whole or not at all, holding a few chunks in memory. What `chunks` raises comes
+    through, and nothing is stored. Raises StorageUnavailableError."""
+    ours: list[OrdersBackupError] = []
+
+    def watched() -> Iterator[bytes]:
+        try:
+            yield from chunks
+        except OrdersBackupError as error:  # giving up what is under way may fail too, and hide it
+            ours.append(error)
+            raise
+
+    try:
+        obstore.put(
+            _patient(store),
+            store.prefix + key,
+            watched(),
+            use_multipart=True,
+            chunk_size=PART_BYTES,
+            max_concurrency=2,
+        )
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise (ours[0] if ours else _unavailable(error)) from None
+
+
+def get_stream(store: Store, key: str) -> Iterator[bytes] | None:
+    """The object's content in chunks, however slowly they are taken; None where there is none. Raises
+    StorageUnavailableError, also while it is read."""
+    try:
+        found = obstore.get(_patient(store), store.prefix + key)
+    except (exc.NotFoundError, FileNotFoundError):
+        return None
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+        except (exc.BaseError, OSError, ValueError) as error:
+            raise _unavailable(error) from None
+
+    return chunks()
+
+
+def size(store: Store, key: str) -> int | None:
+    """How many bytes the object has; None where there is none. Raises StorageUnavailableError."""
+    try:
+        return int(obstore.head(store.bucket, store.prefix + key)["size"])
+    except (exc.NotFoundError, FileNotFoundError):
+        return None
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+
+
+def delete(store: Store, keys: list[str]) -> None:
+    """Removes objects, whether they are there or not. Raises StorageUnavailableError."""
+    for key in keys:
+        try:
+            obstore.delete(store.bucket, store.prefix + key)
+        except (exc.NotFoundError, FileNotFoundError):
+            continue
+        except (exc.BaseError, OSError, ValueError) as error:
+            raise _unavailable(error) from None
+
+
+def _patient(store: Store) -> "S3Store":
+    """The same bucket for transfers that may last: only silence ends them."""
+    waits = {"timeout": timedelta(days=1), "read_timeout": SILENT_FOR}
+    options = {**(store.bucket.client_options or {}), **waits}
+    return type(store.bucket)(config=store.bucket.config, client_options=options)  # type: ignore[arg-type]
 
 
 def _unavailable(error: Exception) -> StorageUnavailableError:

@@ -597,6 +597,33 @@ webhook_attempts = sa.Table(
 )
 """One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered."""
 
+# What leaves the archive: exports/state.py writes it
+
+exports = sa.Table(
+    "exports",
+    metadata,
+    sa.Column("export_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", pg.UUID(as_uuid=True)),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("filter", pg.JSONB, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default="queued"),
+    sa.Column("stored_in", sa.Text),
+    sa.Column("horizon", sa.BigInteger),
+    sa.Column("orders_total", sa.BigInteger),
+    sa.Column("orders_done", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("busy_seconds", sa.Double, nullable=False, server_default="0"),
+    sa.Column("parts", pg.JSONB, nullable=False, server_default="[]"),
+    _now("created_at"),
+    *(sa.Column(name, Instant) for name in ("started_at", "finished_at", "expires_at")),
+    *_claimable(),
+    sa.CheckConstraint("status IN ('queued','running','finished','failed','expired')", name="status"),
+    sa.CheckConstraint("stored_in IN ('disk','s3')", name="stored_in"),
+    sa.Index("ix_exports_created_at", "created_at", "export_id"),
+    _due_index("exports"),
+)
+"""An export in the background. `user_id`: whose key asked, so whose orders go out; NULL: an unbound key. `horizon`: the
+change feed up to this transaction is in it. `parts`: finished files with counts, SHA-256, and where they ended."""
+
 # What Allegro changes: drift.py writes it
 
 schema_drift = sa.Table(

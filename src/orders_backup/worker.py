@@ -33,11 +33,13 @@ from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.bell import QUEUE, celery_app
 from orders_backup.canary import Hearing
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
+from orders_backup.exports import jobs
+from orders_backup.exports import state as export_state
 from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, device_flows, syncs, webhooks
+from orders_backup.tables import account_tokens, device_flows, exports, syncs, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
 
@@ -49,7 +51,13 @@ WAKE_SECONDS = 1.0
 TICK_WITHIN = 60.0
 """Seconds after which a tick does not end any more, and the scheduler does."""
 
-TABLES = {"poll_device": device_flows, "refresh_token": account_tokens, "sync": syncs, "deliver": webhooks}
+TABLES = {
+    "poll_device": device_flows,
+    "refresh_token": account_tokens,
+    "sync": syncs,
+    "deliver": webhooks,
+    "export": exports,
+}
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
     "journal": pull.pull,
@@ -85,6 +93,10 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
     @task(name="deliver", shared=False)
     def deliver(webhook_id: str) -> None:
         _run(hands, "deliver", {"webhook_id": webhook_id}, lambda: deliveries.deliver(runtime, UUID(webhook_id)))
+
+    @task(name="export", shared=False)
+    def export(export_id: str) -> None:
+        _run(hands, "export", {"export_id": export_id}, lambda: jobs.work(runtime, UUID(export_id)))
 
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
@@ -133,12 +145,15 @@ def _unring(runtime: Runtime, unsent: Sequence[tuple[str, due.Key]]) -> None:
 
 
 def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
-    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once."""
+    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once; and
+    few exports, which are large."""
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
         return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
     if table is webhooks:
         return outbox.ring(tx, slots=roster.slots(tx))
+    if table is exports:
+        return export_state.ring(tx)
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 
 NAMELESS = b"{}"
+EXPORT = "6b1f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a11"
 ITEM = hashlib.sha256(NAMELESS).hexdigest()
+EXPORTED = """INSERT INTO exports (export_id, user_id, format, filter, status, stored_in, parts)
+              VALUES (:id, :user, 'jsonl', '{}', 'failed', 'disk', '[]')"""
 
 
 def routes() -> list[tuple[str, str, str]]:
@@ -60,6 +63,7 @@ def filled(path: str, account: object, sync_id: object, webhook_id: object, deli
         item_id=ITEM,
         webhook_id=webhook_id,
         delivery_id=delivery_id,
+        export_id=EXPORT,
     )
 
 
@@ -72,6 +76,8 @@ def body(method: str, path: str, user: object) -> dict[str, Any] | None:
         return {"name": "x"}
     if method != "POST" or path.endswith("reconnect"):
         return None
+    if path == "/exports":
+        return {"format": "jsonl"}
     if path.endswith(("retry", "acknowledge")):
         return {"reason": "x"} if path.endswith("acknowledge") else {}
     return {"kind": "incremental"} if path.endswith("syncs") else {"user_id": str(user), "name": "x"}
@@ -90,7 +96,9 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     row = "INSERT INTO sync_history (id, account_id, kind, status) VALUES (:id, :account, 'full', 'queued')"
     world.execute(row, id=run_id, account=account)
     webhook, delivery = world.webhook()
+    world.execute(EXPORTED, id=EXPORT, user=world.user)
     where, sent = filled(path, account, run_id, webhook, delivery), body(method, path, world.user)
+    where += "?format=jsonl" if path == "/orders/export" else ""
 
     def status(client: httpx.Client) -> tuple[int, str]:
         answer = client.request(method, where, json=sent)
@@ -106,6 +114,8 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     stranger = world.client(world.key(scope, user=uuid4()))
     if path in {"/schema-drift", "/audit-log"}:  # of the whole installation; of the key's own user
         assert stranger.get(where).json()["items"] == []
+    elif path in {"/orders/export", "/exports"}:  # what a key of another user finds there: tests/exports
+        assert status(stranger)[0] == 202 if method == "POST" else stranger.get(where).is_success
     elif path in {"/accounts", "/orders", "/changes", "/webhooks"} and method == "GET":
         assert stranger.get(where).json()["items"] == []
         if path not in {"/accounts", "/webhooks"}:

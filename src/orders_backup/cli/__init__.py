@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orders_backup.cli import accounts, care, keys, orders, service
+from orders_backup.cli import accounts, care, exports, keys, orders, service
 from orders_backup.errors import OrdersBackupError, SettingsError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for commands in (service.commands, orders.commands, care.commands):
 app.add_typer(accounts.tokens, name="tokens")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(accounts.accounts, name="accounts")
+app.add_typer(exports.orders, name="orders")
 app.add_typer(care.aside, name="set-aside")
 
 

@@ -35,7 +35,7 @@ def sync(
     from orders_backup import db
     from orders_backup.sync import state
 
-    range_from, range_to = _instant(start, "--from"), _instant(end, "--to")
+    range_from, range_to = instant(start, "--from"), instant(end, "--to")
     if kind is Kind.incremental and (range_from or range_to):
         raise InvalidRequestError("--from and --to belong to --kind full and reconcile.")
     if range_from and range_to and range_from >= range_to:
@@ -82,7 +82,7 @@ def _print_certificate(found: "Certificate") -> None:
         typer.echo(f"Caught by {one.net} in 30 days: {one.orders} {one.what}, last on {one.last_on}")
 
 
-def _instant(text: str | None, option: str) -> datetime | None:
+def instant(text: str | None, option: str) -> datetime | None:
     """`2026-11-23` or `2026-11-23T10:00:00+01:00`; UTC where no zone is given."""
     if text is None:
         return None

@@ -122,7 +122,7 @@ def _slice(
     key = ([time] if dated else []) + [orders.c.order_id, orders.c.account_id]
     seen = accounts.visible(wanted.seen_by, user_id=wanted.user_id, account_id=wanted.account_id)
     walk = sa.select(*_SUMMARY, *(_DOUBT if full else [])).where(
-        orders.c.account_id == seen.c.id, time.is_not(None) if dated else time.is_(None), *_conditions(wanted)
+        orders.c.account_id == seen.c.id, time.is_not(None) if dated else time.is_(None), *conditions(wanted)
     )
     is_falling = wanted.sort.startswith("-")
     if after is not None:
@@ -139,23 +139,24 @@ def _slice(
     return [dict(row) for row in tx.execute(merged).mappings()]
 
 
-def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
-    conditions = [
+def conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
+    """What the columns of an order have to hold; whose accounts are looked at is asked apart."""
+    found = [
         orders.c[name] == value
         for name in ("status", "fulfillment_status", "buyer_login", "marketplace")
         if (value := getattr(wanted, name)) is not None
     ]
-    conditions += [
+    found += [
         orders.c[column] >= value
         for name, column in (("ordered_from", "ordered_at"), ("updated_from", "updated_at"))
         if (value := getattr(wanted, name)) is not None
     ]
-    conditions += [
+    found += [
         orders.c[column] < value
         for name, column in (("ordered_to", "ordered_at"), ("updated_to", "updated_at"))
         if (value := getattr(wanted, name)) is not None
     ]
-    return conditions
+    return found
 
 
 def _directed(column: sa.ColumnElement[Any], is_falling: bool) -> sa.ColumnElement[Any]:
