@@ -18,7 +18,8 @@ from orders_backup.settings import Settings
 
 __all__ = ["bucket", "world"]
 
-EXAMPLES = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "examples").glob("*.json"))}
+ORDERS = Path(__file__).parents[1] / "examples" / "orders"
+EXAMPLES = {path.stem: path.read_bytes() for path in sorted(ORDERS.glob("[0-9]*.json"))}
 
 
 def example(name: str, **changes: Any) -> bytes:

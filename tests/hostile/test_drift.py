@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 import sqlalchemy as sa
-import yaml
 from msgspec import inspect
 from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
+from tests import description
 from tests.hostile.corpus import EVENTS, NO_ORDERS, ORDERS
 from tests.shop import Shop
 
@@ -22,9 +22,8 @@ from orders_backup.allegro import differences, shape
 from orders_backup.allegro.differences import Difference
 from orders_backup.drift import Drift
 
-KNOWLEDGE = Path(__file__).parents[3] / "shared" / "allegro"
-"""Allegro's own description and examples, where they lie beside the checkout."""
-beside = pytest.mark.skipif(not KNOWLEDGE.is_dir(), reason="Allegro's description does not lie beside the checkout")
+EXAMPLES = Path(__file__).parents[1] / "examples"
+"""Orders and events as Allegro serves them, of no real person."""
 
 OURS = {
     "order.payment", "order.fulfillment", "order.fulfillment.status", "order.delivery", "order.invoice",
@@ -245,11 +244,9 @@ def written(known: inspect.Type, path: str, *, required: bool = True) -> dict[st
     return found
 
 
-@beside
 @pytest.mark.parametrize(("document", "schema"), [("order", "CheckoutForm"), ("event", "OrderEvent")])
 def test_the_known_shape_is_what_allegro_describes(document: str, schema: str) -> None:
-    text = (KNOWLEDGE / "openapi" / "orders-openapi-wire.yaml").read_text()
-    schemas = yaml.safe_load(text)["components"]["schemas"]
+    schemas = description.schemas()
     theirs = described(schemas[schema], document, schemas)
     ours = written(inspect.type_info(shape.KNOWN[document]), document)
     assert ours.keys() == theirs.keys()
@@ -259,10 +256,9 @@ def test_the_known_shape_is_what_allegro_describes(document: str, schema: str) -
     assert all(ours[path][0] for path in required)
 
 
-@beside
 def test_every_example_order_and_event_is_of_the_known_shape() -> None:
     examples = 0
-    for file in sorted(KNOWLEDGE.glob("orders/*.json")) + sorted(KNOWLEDGE.glob("events/*.json")):
+    for file in sorted(EXAMPLES.glob("orders/*.json")) + sorted(EXAMPLES.glob("events/*.json")):
         value = msgspec.json.decode(file.read_bytes())
         document = "event" if file.parent.name == "events" else "order"
         for one in value.get("checkoutForms", value.get("events", [value])):

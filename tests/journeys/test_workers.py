@@ -30,8 +30,8 @@ BROKERS = [
     "valkey",
     *([pytest.param(kind, marks=pytest.mark.external) for kind in ("redis", "rabbitmq")] if IN_FULL else []),
 ]
-in_full = pytest.mark.skipif(not IN_FULL, reason="takes long; `make workers` does it")
 FEW, MANY = 20, 1000 if IN_FULL else 300
+STILL = 45 if IN_FULL else 8
 AWAY_FOR = (*[0] * 20, 45) if IN_FULL else (0, 4)
 CANARY = {} if IN_FULL else {"CANARY_EVERY": "2", "CANARY_DEAF_AFTER": "4"}
 
@@ -176,7 +176,6 @@ def test_a_worker_that_is_asked_to_stop_under_load_gives_all_its_work_back(confi
         assert "crashed" not in crew.logs()
 
 
-@in_full
 def test_a_worker_that_cannot_end_its_calls_gives_its_work_back_before_it_is_killed(config: Settings) -> None:
     world = World(seed=3, device_interval=1)
     with syncing(config, world) as (crew, _):
@@ -203,7 +202,6 @@ def test_when_one_of_two_schedulers_is_killed_the_other_goes_on(config: Settings
         assert set(crew.runs()) == {1}
 
 
-@in_full
 def test_a_killed_scheduler_is_started_again_and_goes_on(config: Settings) -> None:
     with on_board(config) as crew:
         crew.start(*crew.children)
@@ -215,7 +213,6 @@ def test_a_killed_scheduler_is_started_again_and_goes_on(config: Settings) -> No
         assert set(crew.runs()) == {1}
 
 
-@in_full
 @pytest.mark.parametrize("broker", BROKERS, indirect=True)
 def test_what_a_broker_forgot_before_any_worker_came_runs_within_a_minute(
     config: Settings, broker: services.Broker
@@ -230,7 +227,6 @@ def test_what_a_broker_forgot_before_any_worker_came_runs_within_a_minute(
         assert set(crew.runs()) == {1}
 
 
-@in_full
 @pytest.mark.parametrize("broker", BROKERS, indirect=True)
 def test_a_broker_that_forgets_everything_under_running_workers_loses_nothing(
     config: Settings, broker: services.Broker
@@ -245,7 +241,6 @@ def test_a_broker_that_forgets_everything_under_running_workers_loses_nothing(
         assert set(crew.runs()) == {1}
 
 
-@in_full
 @pytest.mark.parametrize("broker", BROKERS, indirect=True)
 def test_a_broker_that_stands_still_ends_nobody_and_after_it_all_due_work_runs(
     config: Settings, broker: services.Broker
@@ -257,14 +252,13 @@ def test_a_broker_that_stands_still_ends_nobody_and_after_it_all_due_work_runs(
         os.kill(broker.pid(), signal.SIGSTOP)
         try:
             crew.owes(MANY)
-            time.sleep(45)
+            time.sleep(STILL)
         finally:
             os.kill(broker.pid(), signal.SIGCONT)
-        tell(f"{broker.kind} stood still for 45 s, {MANY} due", crew.does_all(within=60))
+        tell(f"{broker.kind} stood still for {STILL} s, {MANY} due", crew.does_all(within=60))
         assert {name: child.pid for name, child in crew.children.items()} == pids, crew.logs()
 
 
-@in_full
 @pytest.mark.external
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_a_virtual_host_that_was_made_anew_loses_nothing(config: Settings, broker: services.Broker) -> None:

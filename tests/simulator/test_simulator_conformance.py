@@ -1,20 +1,18 @@
 """Answers against Allegro's published specification, where a copy of it lies beside the project."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from openapi_schema_validator import OAS30Validator
+from tests import description
 
 from allegro_simulator.clock import Clock
 from allegro_simulator.transport import linked_client
 from allegro_simulator.world import World
 
 FORMS = "/order/checkout-forms"
-SPECIFICATION = Path(__file__).parents[3] / "shared" / "allegro" / "openapi" / "orders-openapi-wire.yaml"
 
 
 def opened(node: Any, schemas: dict[str, Any]) -> Any:
@@ -30,10 +28,7 @@ def opened(node: Any, schemas: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, OAS30Validator]:
-    if not SPECIFICATION.exists():
-        pytest.skip(f"the specification is not part of the project and is not at {SPECIFICATION}")
-    loaded = yaml.load(SPECIFICATION.read_text("utf-8"), Loader=yaml.CSafeLoader)
-    found = loaded["components"]["schemas"]
+    found = description.schemas()
     names = (
         "MeResponse",
         "OrderEventsList",
