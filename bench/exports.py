@@ -26,7 +26,7 @@ from orders_backup.orders.queries import Filter
 ORDERS_A_SECOND = 20_000.0
 MEGABYTES = 200.0
 ROUNDS = {"bare": 2, "jsonl": 2, "csv": 1, "parquet": 1}
-"""The best of so many counts: others work on the machine too."""
+"""The best of so many counts."""
 FORMATS = {"jsonl": jsonl.stream, "csv": csv_lines.stream, "parquet": parquet.stream}
 
 COPIES_AT_ONCE = 5
