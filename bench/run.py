@@ -1,5 +1,5 @@
-"""`python -m bench.run`: the benches of orders (webhooks and the whale have their own), one line of JSON each; exit code
-1 where a bound is broken.
+"""`python -m bench.run`: the benches of orders (webhooks and the whale have their own), one line of JSON each.
+Exit code 1 where a bound is broken.
 
 BENCH_ORDERS says how many orders the seller has. The bounds on calls are for 10,000 and more: below that the handful
 of calls that do not grow with the orders weighs too much.
