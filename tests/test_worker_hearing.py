@@ -54,6 +54,21 @@ def test_who_is_too_busy_for_canaries_and_gets_work_is_not_deaf() -> None:
     assert hearing.verdict(DEAF_AFTER + 1) is None
 
 
+def test_a_long_task_with_signs_of_life_is_not_stuck_and_one_without_is() -> None:
+    hearing = Hearing(hands=2)
+    signs: list[Callable[[float], None]] = []
+
+    def begins() -> None:
+        hearing.began(0, WORK)
+        signs.append(hearing.sign_of_life())
+
+    in_threads(begins)
+    signs[0](STUCK_AFTER)
+    assert hearing.verdict(STUCK_AFTER + 1) is None
+    assert hearing.verdict(2 * STUCK_AFTER + 1) == "stuck"
+    assert hearing.working_on() == [WORK]
+
+
 def test_who_has_no_hand_free_fetches_nothing_and_is_not_deaf() -> None:
     hearing = Hearing(hands=2)
     in_threads(lambda: hearing.began(0, WORK), lambda: hearing.began(0, WORK))

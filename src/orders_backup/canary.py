@@ -8,6 +8,7 @@ Deafness is judged here, in memory: a PostgreSQL that is away ends nobody, and i
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ FIRST = 1.0
 DEAF_AFTER = 30.0
 """Seconds in which canaries were sent, hands were free, and nothing was heard."""
 STUCK_AFTER = 300.0
-"""Seconds after which a task does not end any more."""
+"""Seconds without an end or a sign of life after which a task does not end any more."""
 QUEUE_LIVES = 600
 """Seconds after which the broker forgets the queue of a worker that is gone."""
 
@@ -80,6 +81,18 @@ class Hearing:
         with self.lock:
             self.hungry_since = None
             self.running[threading.get_ident()] = (now, work)
+
+    def sign_of_life(self) -> Callable[[float], None]:
+        """What this thread's task, if it may last, calls with the time now and then, from whatever thread, so as not
+        to count as stuck."""
+        thread = threading.get_ident()
+
+        def sign(now: float) -> None:
+            with self.lock:
+                if thread in self.running:
+                    self.running[thread] = (now, self.running[thread][1])
+
+        return sign
 
     def ended(self) -> None:
         with self.lock:

@@ -149,6 +149,14 @@ class LeaseLostError(OrdersBackupError):
     title = "Lease lost"
 
 
+class StoppingError(OrdersBackupError):
+    """This process was asked to end while it worked; the work goes on elsewhere."""
+
+    code = "stopping"
+    status = 503
+    title = "The process is stopping"
+
+
 class SyncStoppedError(OrdersBackupError):
     """The account was paused or disconnected while its sync was running; it goes on where it was, once it may."""
 

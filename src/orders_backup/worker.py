@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -96,7 +97,8 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 
     @task(name="export", shared=False)
     def export(export_id: str) -> None:
-        _run(hands, "export", {"export_id": export_id}, lambda: jobs.work(runtime, UUID(export_id)))
+        work = partial(jobs.work, runtime, UUID(export_id), sign=hands.sign_of_life())
+        _run(hands, "export", {"export_id": export_id}, work)
 
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:

@@ -228,6 +228,32 @@ def test_a_long_part_keeps_its_lease_and_tells_how_far_it_is(exports: Exports, m
     assert {sign.done for sign in signs} >= {1, 2, 3, 4, 5}
 
 
+def test_a_long_part_gives_signs_of_life(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SIGN_OF_LIFE_EVERY", 0)
+    monkeypatch.setattr(reading, "PAGE_ORDERS", 1)
+    fill(exports.world, 5)
+    export_id = exports.ask()
+    signs: list[float] = []
+    exports.work(export_id, sign=signs.append)
+    assert len(signs) > 5
+    assert signs == sorted(signs)
+
+
+def test_a_worker_that_is_asked_to_end_leaves_the_export_to_others_at_no_cost(exports: Exports) -> None:
+    fill(exports.world, 5)
+    export_id = exports.ask()
+    exports.work(export_id, part_orders=2, slice_seconds=0)
+    exports.runtime.stopping.set()
+    shown = exports.work(export_id, part_orders=2)
+    assert (shown["status"], len(shown["parts"])) == ("running", 1)
+    with database.transaction(exports.runtime.db) as tx:
+        left = sa.text("SELECT due_at <= clock_timestamp(), leased_until, failures FROM exports")
+        assert tuple(tx.execute(left).one()) == (True, None, 0)
+    exports.runtime.stopping.clear()
+    assert exports.work(export_id)["status"] == "finished"
+    assert download(exports, export_id) == direct(exports.world, "jsonl")
+
+
 def test_a_worker_that_dies_every_time_is_given_up(exports: Exports) -> None:
     fill(exports.world, 1)
     export_id = exports.ask()

@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
 from orders_backup.cli.shared import DataDir, opened
 from orders_backup.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from orders_backup.exports.kept import Page
 
 TOLD_EVERY = 1.0
 """Seconds between two lines of progress."""
@@ -95,8 +92,8 @@ class _Progress:
         self._began = self._told_at = time.monotonic()
         self._orders = 0
 
-    def saw(self, page: "Page") -> None:
-        self._orders += len(page.orders)
+    def saw(self, orders: int) -> None:
+        self._orders += orders
         now = time.monotonic()
         if sys.stderr.isatty() and now - self._told_at >= TOLD_EVERY:
             self._told_at = now

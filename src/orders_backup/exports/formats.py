@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from sqlalchemy.engine import Engine
@@ -14,6 +14,7 @@ from orders_backup.exports import csv_lines, jsonl, months, pack, parquet, readi
 from orders_backup.exports.kept import Page, Place, Tally
 from orders_backup.orders.queries import Filter
 
+T = TypeVar("T")
 Name = Literal["jsonl", "csv", "parquet", "accountant"]
 
 
@@ -70,9 +71,10 @@ def chunks(
     after: Place | None = None,
     limit: int | None = None,
     first: bool = True,
-    seen: Callable[[Page], None] = lambda _: None,
+    seen: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes]:
-    """The file, or the part of it that has at most `limit` orders after a place. `seen` is told of every page."""
+    """The file, or the part of it that has at most `limit` orders after a place. `seen` is told of every page how many
+    orders it brings, and of every refund, which brings none."""
     pages = _watched(reading.walk(db, codec, wanted.filter, after=after, limit=limit), seen)
     if wanted.format == "jsonl":
         return jsonl.stream(pages, tally)
@@ -81,10 +83,12 @@ def chunks(
     if wanted.format == "parquet":
         return parquet.stream(pages, tally)
     assert wanted.month is not None  # noqa: S101 - `asked` saw to it
-    return pack.stream(pages, reading.refunds(db, codec, wanted.filter), tally, month=wanted.month)
+    since, _ = months.bounds(wanted.month)
+    refunds = _watched(reading.refunds(db, codec, wanted.filter, since=since), seen)
+    return pack.stream(pages, refunds, tally, month=wanted.month)
 
 
-def _watched(pages: Iterable[Page], seen: Callable[[Page], None]) -> Iterator[Page]:
-    for page in pages:
-        seen(page)
-        yield page
+def _watched(things: Iterable[T], seen: Callable[[int], None]) -> Iterator[T]:
+    for thing in things:
+        seen(len(thing.orders) if isinstance(thing, Page) else 0)
+        yield thing

@@ -6,7 +6,7 @@ overwrites nothing; the manifest follows from the row alone, so that two who wri
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -17,10 +17,10 @@ import structlog
 
 from orders_backup import db as database
 from orders_backup import due
-from orders_backup.errors import InvalidRequestError, StorageUnavailableError
+from orders_backup.errors import InvalidRequestError, StoppingError, StorageUnavailableError
 from orders_backup.exports import formats, reading, shelf, state
 from orders_backup.exports.formats import Asked
-from orders_backup.exports.kept import Page, Tally
+from orders_backup.exports.kept import Tally
 from orders_backup.exports.state import Export, Part
 from orders_backup.runtime import Runtime
 from orders_backup.tables import exports
@@ -39,7 +39,8 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Run:
-    """A claimed export and how far its part is. `seen_at`: the last sign of life, by the monotonic clock."""
+    """A claimed export and how far its part is. `seen_at`: the last sign of life, by the monotonic clock; `sign`:
+    who has to be given one, too."""
 
     runtime: Runtime
     lease: due.Lease
@@ -47,11 +48,14 @@ class _Run:
     asked: Asked
     where: str
     parts: list[Part]
+    sign: Callable[[float], None]
     orders: int = 0
     seen_at: float = field(default_factory=time.monotonic)
 
     def alive(self, *, now: bool = False) -> None:
-        """Extends the lease and notes the progress. Raises LeaseLostError."""
+        """Extends the lease and notes the progress. Raises LeaseLostError, and StoppingError where the process ends."""
+        if self.runtime.stopping.is_set():
+            raise StoppingError("This worker was asked to end; the export goes on elsewhere with this part.")
         busy = time.monotonic() - self.seen_at
         if busy < SIGN_OF_LIFE_EVERY and not now:
             return
@@ -60,16 +64,23 @@ class _Run:
             due.fence(tx, self.lease, extend=self.runtime.settings.lease)
             state.note(tx, self.lease, orders_done=done, busy=busy)
         self.seen_at += busy
+        self.sign(self.seen_at)
 
-    def saw(self, page: Page) -> None:
-        self.orders += len(page.orders)
+    def saw(self, orders: int) -> None:
+        self.orders += orders
         self.alive()
 
 
 def work(
-    runtime: Runtime, export_id: UUID, *, part_orders: int = PART_ORDERS, slice_seconds: float = SLICE_SECONDS
+    runtime: Runtime,
+    export_id: UUID,
+    *,
+    sign: Callable[[float], None] = lambda _: None,
+    part_orders: int = PART_ORDERS,
+    slice_seconds: float = SLICE_SECONDS,
 ) -> None:
-    """One slice of an export if it is due: makes parts and at last the manifest, or removes what has expired."""
+    """One slice of an export if it is due: makes parts and at last the manifest, or removes what has expired. `sign`
+    is called with the time by the monotonic clock every few seconds while a part grows, which may last."""
     with database.transaction(runtime.db) as tx:
         lease = due.claim(tx, exports, {"export_id": export_id}, lease=runtime.settings.lease)
         export = state.begin(tx, lease) if lease is not None else None
@@ -81,14 +92,17 @@ def work(
         elif export.failures > MOST_FAILURES:
             _give_up(runtime, lease, export, export.last_error or "The worker died each time it tried.")
         else:
-            _make(_planned(runtime, lease, export), part_orders, slice_seconds)
+            _make(_planned(runtime, lease, export, sign), part_orders, slice_seconds)
+    except StoppingError:
+        with database.transaction(runtime.db) as tx:  # no try in vain
+            due.settle(tx, lease, due_at=state.in_(tx, timedelta(0)), failures=export.failures - 1)
     except StorageUnavailableError as error:
         _later(runtime, lease, export, error)
     except InvalidRequestError as error:  # it could be asked for there, and cannot be made here
         _give_up(runtime, lease, export, str(error))
 
 
-def _planned(runtime: Runtime, lease: due.Lease, export: Export) -> _Run:
+def _planned(runtime: Runtime, lease: due.Lease, export: Export, sign: Callable[[float], None]) -> _Run:
     asked = formats.asked(export.format, export.filter, seen_by=export.user_id)
     where = export.stored_in or shelf.place(runtime)
     if export.orders_total is None:
@@ -98,7 +112,7 @@ def _planned(runtime: Runtime, lease: due.Lease, export: Export) -> _Run:
             due.fence(tx, lease, extend=runtime.settings.lease)
             state.plan(tx, lease, orders=total, horizon=horizon, stored_in=where)
         export = replace(export, orders_total=total, horizon=horizon, stored_in=where)
-    return _Run(runtime, lease, export, asked, where, list(export.parts))
+    return _Run(runtime, lease, export, asked, where, list(export.parts), sign)
 
 
 def _make(run: _Run, part_orders: int, slice_seconds: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -90,8 +91,9 @@ def walk(
         reader.shutdown(wait=False, cancel_futures=True)  # who goes away waits for no page that nobody wants
 
 
-def refunds(db: Engine, codec: Codec, wanted: Filter) -> Iterator[tuple[str, bytes]]:
-    """Every refund that is kept of the wanted sellers: the account's id and the document."""
+def refunds(db: Engine, codec: Codec, wanted: Filter, *, since: datetime) -> Iterator[tuple[str, bytes]]:
+    """The refunds of the wanted sellers that may have been made since then: the account's id and the document. What
+    was read before the day before was made before, too, whatever the clocks say."""
     head, version = order_extras.c, order_extra_versions.c
     is_newest = sa.and_(
         version.account_id == head.account_id,
@@ -106,6 +108,7 @@ def refunds(db: Engine, codec: Codec, wanted: Filter) -> Iterator[tuple[str, byt
         some = sellers(tx, wanted)
     for seller in some:
         own = query.where(head.account_id == seller.account_id, head.kind == "refunds").order_by(head.document_id)
+        own = own.where(head.read_at >= since - timedelta(days=1))
         after = ""
         while True:
             with _transaction(db, wanted) as tx:

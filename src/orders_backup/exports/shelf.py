@@ -96,6 +96,11 @@ def _write(folder: Path, name: str, chunks: Iterator[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(folder / name)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the name, too
+        finally:
+            os.close(descriptor)
     finally:
         draft.unlink(missing_ok=True)
 
