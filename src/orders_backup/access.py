@@ -159,11 +159,11 @@ def get_key(tx: Connection, key_id: str, *, seen_by: uuid.UUID | None = None) ->
 
 
 def rotate_key(tx: Connection, key_id: str, *, overlap: timedelta, seen_by: uuid.UUID | None = None) -> str:
-    """A new key with the rights of an old one, which works for `overlap` longer, so that nobody stands outside.
+    """A new key with the rights and the end of an old one, which works `overlap` longer, so that nobody stands outside.
 
     Raises NotFoundError, and ConflictError where the old one is no longer in force.
     """
-    get_key(tx, key_id, seen_by=seen_by)
+    before = get_key(tx, key_id, seen_by=seen_by)
     now = sa.func.clock_timestamp()
     expires_at = api_keys.c.expires_at
     in_force = api_keys.c.revoked_at.is_(None) & (expires_at.is_(None) | (expires_at > now))
@@ -171,7 +171,8 @@ def rotate_key(tx: Connection, key_id: str, *, overlap: timedelta, seen_by: uuid
     old = tx.execute(statement.where(api_keys.c.id == key_id, in_force).returning(*_COLUMNS)).one_or_none()
     if old is None:
         raise ConflictError(f"The API key {key_id!r} is revoked or expired; make a new one.")
-    return create_key(tx, name=old.name, scopes=old.scopes, user_id=old.user_id)
+    rights = {"name": old.name, "scopes": old.scopes, "user_id": old.user_id}
+    return create_key(tx, **rights, expires_at=before.expires_at)
 
 
 def revoke_key(tx: Connection, key_id: str, *, seen_by: uuid.UUID | None = None) -> None:

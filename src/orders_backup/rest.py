@@ -183,7 +183,7 @@ class Route(APIRoute):
                 headers = {"Idempotency-Replayed": "true", **dict(before.stored.headers)}
                 return Response(before.stored.body, status_code=before.stored.status, headers=headers)
             except Exception as error:
-                await run_in_threadpool(_end, request, act, _status(error), None)
+                await run_in_threadpool(_end, request, act, _status(error), None, is_open=_is_open(error))
                 raise
             await run_in_threadpool(_end, request, act, response.status_code, response)
             return response
@@ -204,7 +204,9 @@ def _if_it_differs(request: Request, response: Response) -> Response:
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     held = {one.strip() for one in request.headers.get("if-none-match", "").split(",")}
     if held & {tag, tag.removeprefix("W/"), "*"}:
-        return Response(status_code=304, headers=headers)
+        return Response(
+            status_code=304, headers={**headers, "Vary": "Accept-Encoding"}
+        )  # as the answer that is left out
     response.headers.update(headers)
     return response
 
@@ -229,8 +231,11 @@ def _begin(tx: Connection, request: Request, caller: Caller) -> None:
     )
 
 
-def _end(request: Request, act: _Act, status: int, response: Response | None) -> None:
-    """The act's end, noted. What is done is done: a database that went away meanwhile does not change the answer."""
+def _end(request: Request, act: _Act, status: int, response: Response | None, *, is_open: bool = False) -> None:
+    """The act's end, noted. What is done is done: a database that went away meanwhile does not change the answer.
+
+    `is_open`: nobody knows whether it was done. Then its promise stays locked, as after a crash.
+    """
     if act.audit_seq is None:
         return
     try:
@@ -239,7 +244,7 @@ def _end(request: Request, act: _Act, status: int, response: Response | None) ->
             if act.promise is not None and response is not None and status < 400:
                 stored = _Stored(status, _kept(response), bytes(response.body).decode())
                 idempotency.keep(tx, runtime(request).vault, act.promise, msgspec.json.encode(stored).decode())
-            elif act.promise is not None:
+            elif act.promise is not None and not is_open:
                 idempotency.release(tx, act.promise)
     except DatabaseUnavailableError:
         _log.warning("act_unrecorded", seq=act.audit_seq)
@@ -247,6 +252,12 @@ def _end(request: Request, act: _Act, status: int, response: Response | None) ->
 
 def _kept(response: Response) -> list[tuple[str, str]]:
     return [(name, value) for name, value in response.headers.items() if name != "content-length"]
+
+
+def _is_open(error: Exception) -> bool:
+    """A COMMIT whose answer was lost, or a failure that nobody foresaw."""
+    is_ours = isinstance(error, OrdersBackupError) and not isinstance(error, DatabaseUnavailableError)
+    return not is_ours and not isinstance(error, RequestValidationError)
 
 
 def _status(error: Exception) -> int:

@@ -317,6 +317,7 @@ def test_who_holds_an_answer_already_is_told_so(world: "World") -> None:
     for held in (tag, f'"other", {tag}', "*"):
         again = world.ask.get("/orders/o", headers={"If-None-Match": held})
         assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+        assert again.headers["Vary"] == "Accept-Encoding"
     assert world.ask.get("/orders/o", headers={"If-None-Match": 'W/"other"'}).content == first.content
     world.read(account, b'{"id":"o","status":"SENT"}', at=datetime.now(UTC))
     changed = world.ask.get("/orders/o", headers={"If-None-Match": tag})

@@ -182,6 +182,24 @@ def test_a_database_that_goes_away_after_the_act_does_not_change_its_answer(worl
     assert audited(world) == [("make_key", None)]
 
 
+def test_a_post_of_which_nobody_knows_whether_it_was_done_is_not_repeated_at_once(world: "World") -> None:
+    world.execute("CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
+                  " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")  # fmt: skip
+    world.execute("CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON api_keys DEFERRABLE INITIALLY DEFERRED"
+                  " FOR EACH ROW WHEN (NEW.name = 'shop') EXECUTE FUNCTION leave()")  # fmt: skip
+    assert (lost := make(world)).status_code == 503, lost.text
+    world.execute("DROP TRIGGER leave ON api_keys")
+    again = make(world)
+    assert (again.status_code, again.json()["code"], "Retry-After" in again.headers) == (
+        409,
+        "request_in_progress",
+        True,
+    )
+    world.execute("UPDATE idempotent_answers SET locked_until = clock_timestamp()")
+    assert make(world).status_code == 201
+    assert keys_made(world) == 1
+
+
 # The allowance of a key
 
 

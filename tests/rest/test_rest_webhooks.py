@@ -6,9 +6,10 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from openapi_schema_validator import OAS31Validator
 
-from orders_backup.webhooks import deliver
+from orders_backup.webhooks import deliver, replay
 
 if TYPE_CHECKING:
     from tests.rest.conftest import World
@@ -141,6 +142,42 @@ def test_a_replay_counts_first_and_then_sends_again_under_the_old_ids(world: "Wo
         assert world.ask.post(f"{where}/replay", json=body).status_code == 422
 
 
+def test_a_replay_that_only_counts_waits_for_nobody_who_delivers(world: "World") -> None:
+    account, made = world.account(), make(world)
+    world.read(account, b'{"id":"a"}')
+    world.execute("UPDATE webhooks SET cursor_xid = pg_snapshot_xmin(pg_current_snapshot())")
+    with world.runtime.db.begin() as other:
+        other.execute(sa.text("SELECT FROM webhooks FOR UPDATE"))
+        counted = world.ask.post(f"/webhooks/{made['id']}/replay", json={"from": LONG_AGO, "dry_run": True}, timeout=10)
+    assert (counted.status_code, counted.json()["matched"]) == (202, 1)
+
+
+def test_a_replay_of_too_much_is_refused_and_counted(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "MOST_AT_ONCE", 2)
+    account, made = world.account(), make(world)
+    world.read(account, *(f'{{"id":"{number}"}}'.encode() for number in range(5)))
+    world.execute("UPDATE webhooks SET cursor_xid = pg_snapshot_xmin(pg_current_snapshot())")
+    refused = world.ask.post(f"/webhooks/{made['id']}/replay", json={"from": LONG_AGO})
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    counted = world.ask.post(f"/webhooks/{made['id']}/replay", json={"from": LONG_AGO, "dry_run": True})
+    assert counted.json()["matched"] == 5
+
+
+def test_another_address_starts_anew_and_is_tried_at_once(world: "World") -> None:
+    made = make(world)
+    world.ask.post(f"/webhooks/{made['id']}/test")
+    fail(world, made["id"])
+    world.execute("UPDATE webhooks SET failures = 12, silent_until = clock_timestamp() + interval '1 h', due_at = NULL")
+    where = f"/webhooks/{made['id']}"
+    assert world.ask.patch(where, json={"description": "till"}).json()["failures"] == 12
+    changed = world.ask.patch(where, json={"url": "https://example.com/elsewhere"}).json()
+    assert (changed["failures"], changed["silent_until"]) == (0, None)
+    with world.runtime.db.begin() as tx:
+        waits = tx.execute(sa.text("SELECT w.due_at <= clock_timestamp(), d.due_at <= clock_timestamp()"
+                                   " FROM webhooks w JOIN webhook_deliveries d USING (webhook_id)"))  # fmt: skip
+        assert tuple(waits.one()) == (True, True)
+
+
 def test_deliveries_are_paged_without_gap_or_repeat(world: "World") -> None:
     account = world.account()
     for number in range(5):
@@ -152,7 +189,9 @@ def test_deliveries_are_paged_without_gap_or_repeat(world: "World") -> None:
     found = [one["order_id"] for page in pages for one in page.json()["items"]]
     assert sorted(found) == ["0", "1", "2", "3", "4"]
     assert len(pages) == 3
-    assert len(list(world.pages("/webhooks", limit=1))) == 1
+    endpoints = [made["id"], *(make(world)["id"] for _ in range(2))]
+    listed = [one["id"] for page in world.pages("/webhooks", limit=1) for one in page.json()["items"]]
+    assert sorted(listed) == sorted(endpoints)
 
 
 def test_the_openapi_document_describes_webhooks_truthfully(world: "World") -> None:

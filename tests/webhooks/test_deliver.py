@@ -559,6 +559,49 @@ def test_a_crash_between_two_pages_of_a_pass_loses_nothing(
     assert len(receiver.got) == 6
 
 
+def test_a_worker_that_is_asked_to_end_sends_nothing_new_and_leaves_the_rest_due(
+    house: "House", receiver: "Receiver"
+) -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    house.changes(*(f"o{number}" for number in range(300)))
+
+    def ends(_got: Got) -> Reply:
+        house.runtime.stopping.set()
+        return Reply()
+
+    receiver.replies = ends
+    house.deliver(webhook)
+    sent = len(receiver.got)
+    assert 0 < sent < 300
+    assert sum(row.status == "delivered" for row in house.deliveries(webhook)) == sent
+    assert house.row(webhook).due_at <= house.value("SELECT clock_timestamp()")
+    house.runtime.stopping.clear()
+    receiver.replies = lambda _got: Reply()
+    house.deliver(webhook)
+    assert len(receiver.got) == 300
+
+
+def test_what_happens_while_it_waits_for_a_try_stays_behind_it(house: "House", receiver: "Receiver") -> None:
+    webhook, _ = house.endpoint(receiver.url)
+    happened = threading.Event()
+
+    def fails_once(_got: Got) -> Reply:
+        if happened.is_set():
+            return Reply()
+        house.changes("a", "b")
+        happened.set()
+        return Reply(status=500)
+
+    receiver.replies = fails_once
+    house.changes("a")
+    house.deliver(webhook)
+    house.deliver(webhook)
+    assert [(got.data["order_id"], got.data["version"]) for got in receiver.accepted] == [("b", 1)]
+    house.later(webhook)
+    house.deliver(webhook)
+    assert [got.data["version"] for got in receiver.accepted if got.data["order_id"] == "a"] == [1, 2]
+
+
 def test_only_one_delivers_to_an_endpoint_and_who_lost_it_writes_nothing(house: "House", receiver: "Receiver") -> None:
     webhook, _ = house.endpoint(receiver.url)
     house.changes("o")

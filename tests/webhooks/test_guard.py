@@ -159,6 +159,8 @@ def test_an_address_that_plays_tricks_is_refused_when_it_is_given(url: str) -> N
         "https://example.com/hook?x=1&y=%20",
         "https://example.com:8443/",
         "https://sub.xn--exmple-cua.com/",
+        "https://xn--bcher-kva.example/",
+        "https://xn--a.com/",
         "https://93.184.216.34/",
         "https://[2606:4700::6810:84e5]:8443/x",
     ],

@@ -75,7 +75,7 @@ class Slice:
 
     def work(self, until: float) -> None:
         while True:
-            is_over = time.monotonic() >= until
+            is_over = time.monotonic() >= until or self.runtime.stopping.is_set()
             if not is_over and time.monotonic() - self.looked_at >= LOOK_SECONDS:
                 self._look(is_first=self.looked_at < 0)
                 self.looked_at = time.monotonic()
@@ -99,12 +99,14 @@ class Slice:
                 return
             seen = outbox.horizon(tx)
             found, after = outbox.fan_out(tx, held.endpoint, seen, after=held.endpoint.cursor, page=outbox.PAGE)
+            is_long = after is not None
+            if not is_long:
+                outbox.let_go(tx, self.webhook_id, found)
         while after is not None:
             with database.transaction(self.runtime.db) as tx:
                 due.fence(tx, self.lease, extend=self.runtime.settings.lease)
-                more, after = outbox.fan_out(tx, held.endpoint, seen, after=after, page=outbox.PAGE)
-                found += more
-        if found or is_first:
+                _, after = outbox.fan_out(tx, held.endpoint, seen, after=after, page=outbox.PAGE)
+        if is_first or is_long:
             with database.transaction(self.runtime.db) as tx:
                 due.fence(tx, self.lease, extend=self.runtime.settings.lease)
                 outbox.line_up(tx, self.webhook_id)

@@ -16,7 +16,7 @@ from orders_backup.errors import ConflictError, NotFoundError
 from orders_backup.orders.feed import Position
 from orders_backup.tables import webhooks
 from orders_backup.vault import Vault
-from orders_backup.webhooks import schedule, sign
+from orders_backup.webhooks import outbox, schedule, sign
 from orders_backup.webhooks.outbox import Endpoint
 from orders_backup.webhooks.schedule import Health
 
@@ -114,11 +114,20 @@ def get(tx: Connection, webhook_id: uuid.UUID, *, seen_by: uuid.UUID | None) -> 
 
 def lock(tx: Connection, webhook_id: uuid.UUID, *, seen_by: uuid.UUID | None) -> "sa.Row[Any]":
     """The row, which nobody else changes until the end of the transaction. Raises NotFoundError."""
-    query = sa.select(webhooks).where(webhooks.c.webhook_id == webhook_id).with_for_update()
-    row = tx.execute(query if seen_by is None else query.where(webhooks.c.user_id == seen_by)).one_or_none()
-    if row is None:
+    return _row(tx, sa.select(webhooks).with_for_update(), webhook_id, seen_by)
+
+
+def row(tx: Connection, webhook_id: uuid.UUID, *, seen_by: uuid.UUID | None) -> "sa.Row[Any]":
+    """The row as it is now. Raises NotFoundError."""
+    return _row(tx, sa.select(webhooks), webhook_id, seen_by)
+
+
+def _row(tx: Connection, query: "sa.Select[Any]", webhook_id: uuid.UUID, seen_by: uuid.UUID | None) -> "sa.Row[Any]":
+    query = query.where(webhooks.c.webhook_id == webhook_id)
+    found = tx.execute(query if seen_by is None else query.where(webhooks.c.user_id == seen_by)).one_or_none()
+    if found is None:
         raise _missing(webhook_id)
-    return row
+    return found
 
 
 def make(
@@ -153,8 +162,10 @@ def make(
 
 def require_accounts(tx: Connection, account_ids: Sequence[uuid.UUID], *, user_id: uuid.UUID | None) -> None:
     """Raises NotFoundError unless all of them are this user's; None: anybody's."""
-    for account_id in account_ids:
-        accounts.require(tx, account_id, seen_by=user_id)
+    seen = accounts.visible(user_id)
+    found = set(tx.execute(sa.select(seen.c.id).where(seen.c.id.in_(account_ids))).scalars()) if account_ids else set()
+    if missing := [one for one in account_ids if one not in found]:
+        raise NotFoundError(f"There is no account {missing[0]}, or this key may not see it.")
 
 
 def change(tx: Connection, webhook_id: uuid.UUID, row: "sa.Row[Any]", values: dict[str, Any]) -> None:
@@ -169,6 +180,11 @@ def change(tx: Connection, webhook_id: uuid.UUID, row: "sa.Row[Any]", values: di
         }
     if status == "paused":
         values |= {"reason": None}
+    if values.get("url") not in {None, row.url}:  # another receiver: what is known of the old one says nothing of it
+        known = {"failures": 0, "failing_since": None, "silent_until": None, "answer_seconds": None}
+        values = known | values if row.status == "active" else values
+        outbox.hurry(tx, webhook_id)
+        due.make_due(tx, webhooks, {"webhook_id": webhook_id})
     if values:
         tx.execute(sa.update(webhooks).where(webhooks.c.webhook_id == webhook_id).values(values))
     if status == "active":

@@ -89,7 +89,7 @@ def target(url: str, allowed: frozenset[str]) -> Target:
         port = _USUAL.get(parsed.scheme, 0) if parsed.port is None else parsed.port
     except httpx.InvalidURL:
         raise InvalidRequestError("url: is no web address.") from None
-    host = parsed.host.lower()
+    host = parsed.raw_host.decode("ascii").lower()
     if _USER.match(url) or "#" in url:
         raise InvalidRequestError("url: leave out user names, passwords and what follows a #.")
     if parsed.scheme not in {"http", "https"} or not host or not 0 < port < 2**16:

@@ -40,6 +40,10 @@ KEPT_FOR = "30 days"
 PRUNED_AT_ONCE = 2000
 
 
+Order = tuple[str, str]
+"""The ids of an account and of an order of it: what is strictly in order is so within one of these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a pass over the feed needs to know. `user_id` None: every user's accounts; no accounts named: all."""
@@ -146,8 +150,8 @@ WITH c AS MATERIALIZED ({changes}), kept AS (
     INSERT INTO webhook_deliveries (webhook_id, seq, account_id, order_id, version, type, kinds, cause, occurred_at)
     SELECT :webhook_id, c.seq, c.account_id, c.order_id, c.version, t.type, c.kinds, c.cause, c.stored_at
     FROM c CROSS JOIN LATERAL ({type}) t
-    ON CONFLICT DO NOTHING RETURNING 1)
-SELECT (SELECT count(*) FROM kept) AS kept, count(*) AS read,
+    ON CONFLICT DO NOTHING RETURNING account_id, order_id)
+SELECT (SELECT array_agg(DISTINCT ARRAY[CAST(account_id AS text), order_id]) FROM kept) AS kept, count(*) AS read,
        (SELECT CAST(CAST(xid AS text) AS bigint) FROM c ORDER BY c.xid DESC, c.seq DESC LIMIT 1) AS xid,
        (SELECT seq FROM c ORDER BY c.xid DESC, c.seq DESC LIMIT 1) AS seq
 FROM c
@@ -198,8 +202,8 @@ def horizon(tx: Connection) -> Horizon:
 
 def fan_out(
     tx: Connection, endpoint: Endpoint, seen: Horizon, *, after: Position, page: int
-) -> tuple[int, Position | None]:
-    """One page of what the snapshot sees after the position: how many rows are new, and where to go on; None: done.
+) -> tuple[list[Order], Position | None]:
+    """One page of what the snapshot sees after the position: the orders of new rows, and where to go on; None: done.
 
     Rows beyond the horizon are taken as well, and read again by the next pass: their key keeps them from being
     doubled. The cursor moves in the same transaction, and never beyond the horizon.
@@ -219,11 +223,12 @@ def fan_out(
     more = Position(row.xid, row.seq) if row.read == page else None
     reached = Position(seen.xid, 0)
     _move(tx, endpoint.webhook_id, min(more, reached, key=_place) if more else reached)
-    return row.kept, more
+    return [(account_id, order_id) for account_id, order_id in row.kept or ()], more
 
 
 def line_up(tx: Connection, webhook_id: UUID) -> None:
-    """Of each order the first pending message is due and no other: after a pass, a crash in one, or a replay."""
+    """Of each order the first pending message is due and no other: after a long pass, a crash in one, or a replay.
+    Reads everything that is pending."""
     tx.execute(sa.text(_STEP_BACK), {"webhook_id": webhook_id})
     tx.execute(sa.text(_STEP_FORWARD), {"webhook_id": webhook_id})
 
@@ -337,10 +342,15 @@ def record(tx: Connection, webhook_id: UUID, results: Sequence[Result], *, is_sp
     }
     tx.execute(sa.text(_SETTLE), values)
     tx.execute(sa.text(_NOTE), values)
-    ended = {one.message.line for one in results if one.verdict.status != "pending" and one.message.order_id}
-    if ended:
-        of_accounts, orders = zip(*ended, strict=True)
-        tx.execute(sa.text(_NEXT), {"webhook_id": webhook_id, "accounts": list(of_accounts), "orders": list(orders)})
+    of_orders = [one.message for one in results if one.verdict.status != "pending" and one.message.order_id]
+    let_go(tx, webhook_id, {(str(one.account_id), str(one.order_id)) for one in of_orders})
+
+
+def let_go(tx: Connection, webhook_id: UUID, orders: Collection[Order]) -> None:
+    """The first pending message of each of these orders is due, unless it waits for its next try."""
+    if orders:
+        of_accounts, ids = zip(*orders, strict=True)
+        tx.execute(sa.text(_NEXT), {"webhook_id": webhook_id, "accounts": list(of_accounts), "orders": list(ids)})
 
 
 def hurry(tx: Connection, webhook_id: UUID) -> None:

@@ -104,7 +104,7 @@ def get(tx: Connection, webhook_id: uuid.UUID, delivery_id: str) -> DeliveryWith
     row = tx.execute(query).mappings().one_or_none() if seq is not None else None
     if row is None:
         raise NotFoundError(
-            f"There is no delivery {delivery_id} of this webhook; those that ended are kept for 30 days."
+            f"There is no delivery {delivery_id} of this webhook; it may have ended more than 30 days ago."
         )
     attempts = sa.select(*(webhook_attempts.c[name] for name in Attempt.__dataclass_fields__)).where(
         webhook_attempts.c.webhook_id == webhook_id, webhook_attempts.c.seq == seq

@@ -60,7 +60,7 @@ _COUNT = sa.text(
 SELECT count(*) AS matched, count(*) FILTER (WHERE status IS NULL) AS new,
        count(*) FILTER (WHERE status IN ('delivered', 'failed')) AS again,
        count(*) FILTER (WHERE status = 'pending') AS pending
-FROM matched"""
+FROM (SELECT * FROM matched LIMIT CAST(:most AS bigint)) AS few"""
 )
 
 _REPLAY = sa.text(
@@ -74,7 +74,8 @@ WHERE d.status <> 'pending'"""
 
 
 def replay(tx: Connection, row: "sa.Row[Any]", wanted: Wanted, *, dry_run: bool) -> Replay:
-    """Makes the messages of the past due once more, oldest first in each order. `row`: the locked endpoint.
+    """Makes the messages of the past due once more, oldest first in each order. `row`: the endpoint, locked
+    unless this only counts.
 
     Raises ConflictError where they are too many for one request.
     """
@@ -88,12 +89,13 @@ def replay(tx: Connection, row: "sa.Row[Any]", wanted: Wanted, *, dry_run: bool)
         "only_failed": wanted.only_failed,
         **outbox.kinds_of(row.event_types),
     }
-    found = Replay(dry_run, **tx.execute(_COUNT, values).mappings().one())
+    most = None if dry_run else MOST_AT_ONCE + 1
+    found = Replay(dry_run, **tx.execute(_COUNT, {**values, "most": most}).mappings().one())
     if dry_run:
         return found
     if found.matched > MOST_AT_ONCE:
         raise ConflictError(
-            f"{found.matched:,} changes lie in this range; replay at most {MOST_AT_ONCE:,} at once: narrow it."
+            f"More than {MOST_AT_ONCE:,} changes lie in this range; replay at most so many at once: narrow it."
         )
     tx.execute(_REPLAY, values)
     outbox.line_up(tx, row.webhook_id)
