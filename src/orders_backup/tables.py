@@ -357,14 +357,17 @@ orders = sa.Table(
     sa.Column("superseded_by", AllegroId),
     sa.Column("projection_lossy", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("order_data", pg.JSONB),
+    sa.Column("words", pg.TSVECTOR, nullable=False, server_default=""),
     sa.Index("ix_orders_account_id_ordered_at", "account_id", "ordered_at", "order_id"),
     sa.Index("ix_orders_account_id_updated_at", "account_id", "updated_at", "order_id"),
     sa.Index("ix_orders_buyer_login", "account_id", "buyer_login"),
     sa.Index("ix_orders_line_item_ids", "line_item_ids", postgresql_using="gin"),
+    sa.Index("ix_orders_words", "words", postgresql_using="gin"),
 )
 """The head of every order. `version` and `sha256` name the newest of its `versions`; `read_at` is when the newest
 reading's request was sent, changed or not; `order_data` is a projection for queries, rebuilt from the archive at will;
-`projection_lossy` where JSONB could not hold it as it came. `gone_at`: Allegro answered 404 since then;
+`projection_lossy` where JSONB could not hold it as it came. `words`: by which it is found, of every version and of what
+belongs to it. `gone_at`: Allegro answered 404 since then;
 `line_item_ids` link it to the form that took its place, because they survive a merge (Allegro's FAQ)."""
 
 order_versions = sa.Table(

@@ -50,6 +50,8 @@ def test_an_orders_facts_are_read_as_allegro_wrote_them() -> None:
         total="12.30",
         currency="PLN",
         line_item_ids=["line-1", "line-2"],
+        names=["kupujacy"],
+        emails=["x@allegromail.pl"],
     )
 
 
@@ -63,7 +65,7 @@ def test_a_field_of_another_shape_never_costs_the_order_its_id(name: str, value:
 
 def test_an_order_of_its_id_alone_is_an_order() -> None:
     facts = wire.order_facts(b'{"id":"x"}')
-    assert facts == wire.OrderFacts("x", None, None, None, None, None, None, None, None, [])
+    assert facts == wire.OrderFacts("x", None, None, None, None, None, None, None, None, [], [], [])
 
 
 @pytest.mark.parametrize(

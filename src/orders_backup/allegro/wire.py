@@ -7,7 +7,7 @@ order without a usable id is unreadable.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -26,7 +26,8 @@ _ORDER_ID = re.compile(r"[!-~]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class OrderFacts:
-    """What an order's columns show. `ordered_at`: the latest purchase of its line items, as Allegro filters."""
+    """What an order's columns show. `ordered_at`: the latest purchase of its line items, as Allegro filters; `names`:
+    of people, companies and offers, with tax ids; `emails`: of the buyer."""
 
     order_id: str
     status: str | None
@@ -38,6 +39,8 @@ class OrderFacts:
     total: str | None
     currency: str | None
     line_item_ids: list[str]
+    names: list[str]
+    emails: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,42 @@ class _Status(msgspec.Struct):
     status: Any = None
 
 
-class _Buyer(msgspec.Struct):
+class _Person(msgspec.Struct):
+    firstName: Any = None  # noqa: N815
+    lastName: Any = None  # noqa: N815
+    companyName: Any = None  # noqa: N815
+
+
+class _Buyer(_Person):
     login: Any = None
+    email: Any = None
+
+
+class _Delivery(msgspec.Struct):
+    address: _Person | None = None
+
+
+class _TaxId(msgspec.Struct):
+    value: Any = None
+
+
+class _Company(msgspec.Struct):
+    name: Any = None
+    taxId: Any = None  # noqa: N815
+    ids: list[_TaxId] | None = None
+
+
+class _InvoiceAddress(msgspec.Struct):
+    company: _Company | None = None
+    naturalPerson: _Person | None = None  # noqa: N815
+
+
+class _Invoice(msgspec.Struct):
+    address: _InvoiceAddress | None = None
+
+
+class _Name(msgspec.Struct):
+    name: Any = None
 
 
 class _Money(msgspec.Struct):
@@ -79,6 +116,7 @@ class _Summary(msgspec.Struct):
 class _LineItem(msgspec.Struct):
     id: Any = None
     boughtAt: Any = None  # noqa: N815
+    offer: _Name | None = None
 
 
 class _Form(msgspec.Struct):
@@ -86,6 +124,8 @@ class _Form(msgspec.Struct):
     status: Any = None
     fulfillment: _Status | None = None
     buyer: _Buyer | None = None
+    delivery: _Delivery | None = None
+    invoice: _Invoice | None = None
     marketplace: _Id | None = None
     summary: _Summary | None = None
     lineItems: list[_LineItem] | None = None  # noqa: N815
@@ -127,6 +167,14 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _COUNT = re.compile(rb"\d{1,9}")
 MOST_ORDERS = 10**8
 """No seller has that many; a larger count is nonsense, and would not fit its column."""
+
+
+class _Shipment(msgspec.Struct):
+    waybill: Any = None
+
+
+class _Shipments(msgspec.Struct):
+    shipments: list[_Shipment] | None = None
 
 
 class _Document(msgspec.Struct):
@@ -223,7 +271,33 @@ def order_facts(body: bytes) -> OrderFacts | None:
         total=text(total.amount) if total else None,
         currency=text(total.currency) if total else None,
         line_item_ids=_ids(items),
+        names=_names(form, items),
+        emails=_texts([form.buyer.email if form.buyer else None]),
     )
+
+
+def _names(form: _Form, items: Sequence[_LineItem]) -> list[str]:
+    address = form.invoice.address if form.invoice else None
+    company = address.company if address else None
+    people = (form.buyer, form.delivery and form.delivery.address, address and address.naturalPerson)
+    found = [form.buyer.login] if form.buyer else []
+    for one in people:
+        found += [one.firstName, one.lastName, one.companyName] if one else []
+    if company:
+        found += [company.name, company.taxId, *(one.value for one in company.ids or ())]
+    return _texts([*found, *(item.offer.name for item in items if item.offer)])
+
+
+def _texts(values: Iterable[object]) -> list[str]:
+    return [found for value in values if value is not None and (found := text(value))]
+
+
+def tracking_numbers(body: bytes) -> list[str]:
+    """Those of an order's shipments."""
+    try:
+        return _texts(one.waybill for one in _salvaged(_Shipments, body).shipments or ())
+    except ValueError:
+        return []
 
 
 def documents(body: bytes, name: str) -> list[bytes]:

@@ -54,6 +54,7 @@ def export_orders(  # noqa: PLR0917 - one option per filter
     ordered_to: Annotated[str | None, typer.Option(help="Moment after the last one.")] = None,
     updated_from: Annotated[str | None, typer.Option(help="The same of Allegro's updatedAt.")] = None,
     updated_to: Annotated[str | None, typer.Option(help="Moment after the last one.")] = None,
+    q: Annotated[str | None, typer.Option(help="Words that have to be found, as in the list of orders.")] = None,
     month: Annotated[str | None, typer.Option(help="2026-06: bought in it, by the clock of Warsaw.")] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -69,6 +70,7 @@ def export_orders(  # noqa: PLR0917 - one option per filter
         "fulfillment_status": fulfillment_status,
         "buyer_login": buyer_login,
         "marketplace": marketplace,
+        "q": q,
         "month": month,
     }
     moments: dict[str, datetime | None] = {

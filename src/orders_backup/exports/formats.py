@@ -12,6 +12,7 @@ from orders_backup.codec import Codec
 from orders_backup.errors import InvalidRequestError
 from orders_backup.exports import csv_lines, jsonl, months, pack, parquet, reading
 from orders_backup.exports.kept import Page, Place, Tally
+from orders_backup.orders import words
 from orders_backup.orders.queries import Filter
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ def asked(name: str, given: dict[str, Any], *, seen_by: uuid.UUID | None) -> Ask
     fields = {key: value for key, value in given.items() if value is not None}
     month = fields.pop("month", None)
     wanted = replace(msgspec.convert(fields, Filter), seen_by=seen_by)
+    if wanted.q is not None:
+        words.question(wanted.q)
     if month is None:
         if name == "accountant":
             raise InvalidRequestError("month: the accountant's pack is of one month; name it, as 2026-06.")

@@ -43,6 +43,7 @@ class Wanted(BaseModel):
     ordered_to: rest.Moment | None = None
     updated_from: rest.Moment | None = None
     updated_to: rest.Moment | None = None
+    q: rest.Word | None = None
     month: rest.Word | None = None
 
 
@@ -75,6 +76,7 @@ def export_orders(  # noqa: PLR0917 - one parameter per filter, as the contract 
     ordered_to: rest.Moment | None = None,
     updated_from: rest.Moment | None = None,
     updated_to: rest.Moment | None = None,
+    q: Annotated[rest.Word | None, Query(description="Words, as in the list of orders.")] = None,
     month: Annotated[rest.Word | None, Query(description="2026-06, by the clock of Warsaw.")] = None,
 ) -> StreamingResponse:
     """All orders of the filter in one stream, in the order of account and id; the connection breaks where it fails."""
@@ -89,6 +91,7 @@ def export_orders(  # noqa: PLR0917 - one parameter per filter, as the contract 
         "ordered_to": ordered_to,
         "updated_from": updated_from,
         "updated_to": updated_to,
+        "q": q,
         "month": month,
     }
     runtime = rest.runtime(request)

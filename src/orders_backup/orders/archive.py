@@ -5,7 +5,7 @@ same bytes make no version, and an older reading never overwrites a newer one.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from orders_backup import db
 from orders_backup.allegro.wire import Event
 from orders_backup.codec import Codec
-from orders_backup.orders import changes, heads
+from orders_backup.orders import changes, heads, words
 from orders_backup.orders.changes import Head, Kept, Reading, Unreadable, Verdict
 from orders_backup.orders.heads import Row
 from orders_backup.tables import order_changes, order_events, order_versions, orders, unreadable_orders
@@ -146,6 +146,12 @@ def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, 
         by_order.setdefault(order_id, set()).add(kind)
     for order_id, kinds in by_order.items():
         tx.execute(query, {"account": account_id, "id": order_id, "kinds": sorted(kinds), "cause": cause})
+
+
+def found_by(tx: Connection, account_id: UUID, texts: Mapping[str, Iterable[str]]) -> None:
+    """From now on a search finds these orders by these texts, too, such as tracking numbers: texts by order id."""
+    _lock(tx, account_id)
+    heads.add_words(tx, account_id, [(order_id, words.beside(some)) for order_id, some in texts.items()])
 
 
 def _record_distinct(

@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy.engine import Connection
 
 from orders_backup import db
+from orders_backup.orders import words
 from orders_backup.orders.changes import Head, Reading
 from orders_backup.orders.projection import plain, tame
 from orders_backup.tables import orders
@@ -61,9 +62,12 @@ _CONFIRM = """
 
 def insert(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
     """Orders seen for the first time."""
-    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED)
+    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", "words", *_SHOWN, *_PROJECTED)
     values = [
-        (account_id, row.reading.facts.order_id, 1, 1, row.reading.sha256, row.reading.sent_at, *_shown(row.reading))
+        (
+            *(account_id, row.reading.facts.order_id, 1, 1, row.reading.sha256, row.reading.sent_at),
+            *(words.of(account_id, row.reading.facts), *_shown(row.reading)),
+        )
         for row in rows
     ]
     _write_projected(tx, values, lambda some: db.copy(tx, orders, columns, some))
@@ -71,17 +75,21 @@ def insert(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
 
 def update(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
     """Orders with one more version, be it their newest or a late one."""
-    late = [(row.version, account_id, row.reading.facts.order_id) for row in rows if not row.is_head]
+    late = [
+        (row.version, words.of(account_id, row.reading.facts), account_id, row.reading.facts.order_id)
+        for row in rows
+        if not row.is_head
+    ]
     values: list[tuple[Any, ...]] = [
         (
             *(account_id, row.reading.facts.order_id, row.version, row.version),
-            *(row.reading.sha256, row.reading.sent_at, *_shown(row.reading)),
+            *(row.reading.sha256, row.reading.sent_at, words.of(account_id, row.reading.facts), *_shown(row.reading)),
         )
         for row in rows
         if row.is_head
     ]
     if late:
-        db.cursor(tx).executemany("UPDATE orders SET versions = %s WHERE account_id = %s AND order_id = %s", late)
+        db.cursor(tx).executemany(_UPDATE_LATE, late)
     _write_projected(tx, values, lambda some: db.cursor(tx).executemany(_UPDATE_HEAD, some))
 
 
@@ -128,15 +136,25 @@ _SHOWN = (
 
 _PROJECTED = ("line_item_ids", "projection_lossy", "order_data")
 
+_WORDS = f"CASE WHEN length(o.words) <= {2 * words.MOST_WORDS} THEN o.words || n.words ELSE n.words END"
+"""What an order once said finds it for ever: Allegro forgets names and addresses, we do not."""
+
+_UPDATE_LATE = f"""
+    UPDATE orders AS o SET versions = n.versions, words = {_WORDS}
+      FROM (SELECT %s::int AS versions, %s::tsvector AS words) AS n WHERE o.account_id = %s AND o.order_id = %s
+"""
+
 _UPDATE_HEAD = f"""
     UPDATE orders AS o
        SET ({", ".join(("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))})
          = ({", ".join(f"n.{name}" for name in ("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))}),
+           words = {_WORDS},
            superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
            gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
       FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
-                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::text AS status, %s::text AS fulfillment_status,
-                   %s::text AS buyer_login, %s::text AS marketplace, %s::timestamptz AS ordered_at,
+                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::tsvector AS words, %s::text AS status,
+                   %s::text AS fulfillment_status, %s::text AS buyer_login, %s::text AS marketplace,
+                   %s::timestamptz AS ordered_at,
                    %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency, %s::text[] AS line_item_ids,
                    %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
      WHERE o.account_id = n.account_id AND o.order_id = n.order_id
@@ -155,6 +173,16 @@ def array(texts: Sequence[str]) -> str:
     """A text[] as PostgreSQL writes it; the driver's own arrays cost more than all other columns together."""
     quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def add_words(tx: Connection, account_id: UUID, found: Sequence[tuple[str, str]]) -> None:
+    """Orders are found by these words, too: (order id, words)."""
+    statement = f"""
+        UPDATE orders AS o SET words = {_WORDS}
+          FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::tsvector AS words) AS n
+         WHERE o.account_id = n.account_id AND o.order_id = n.order_id
+    """
+    db.cursor(tx).executemany(statement, [(account_id, *one) for one in found])
 
 
 def _jsonb_takes(tx: Connection, text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Path, Query, Request, Response, Security
 from starlette.concurrency import run_in_threadpool
 
+from orders_backup import db as database
 from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
@@ -23,6 +24,11 @@ OrderId = Annotated[rest.Word, Path(description="Allegro's id of the order.")]
 AccountId = Annotated[uuid.UUID | None, Query(description="Needed where several accounts hold the order.")]
 Fields = Literal["summary", "full"]
 OCTETS = "application/octet-stream"
+SEARCHED = (
+    "Words that all have to be found, in any version: in the order's id, the buyer's login, e-mail and names, companies"
+    " and tax ids, names of offers, tracking numbers. Neither case nor accents matter; of a word of three letters or"
+    " more its beginning is enough."
+)
 LOOK_AGAIN_AFTER = 0.5
 """Seconds between two looks into the feed for somebody who waits."""
 
@@ -39,6 +45,7 @@ def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists 
     ordered_to: rest.Moment | None = None,
     updated_from: rest.Moment | None = None,
     updated_to: rest.Moment | None = None,
+    q: Annotated[rest.Word | None, Query(description=SEARCHED)] = None,
     sort: queries.Sort = "-ordered_at",
 ) -> Filter:
     return Filter(
@@ -53,6 +60,7 @@ def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists 
         ordered_to=ordered_to,
         updated_from=updated_from,
         updated_to=updated_to,
+        q=q,
         sort=sort,
     )
 
@@ -74,10 +82,17 @@ def list_orders(
     """
     after = rest.position(request, cursor, queries.Position, query=wanted)
     runtime = rest.runtime(request)
+    if wanted.q is not None:
+        with database.snapshot(runtime.db) as tx:
+            places, has_more = queries.search(tx, wanted, after=after, limit=limit)
     with rest.reading(request) as tx:
         if wanted.account_id is not None:
             accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
-        items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
+        if wanted.q is not None:
+            items, last = queries.those(tx, runtime.codec, places, wanted, full=fields == "full")
+            more = last if has_more else None
+        else:
+            items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
     return rest.page(items, rest.cursor(request, more, query=wanted) if more else None)
 
 

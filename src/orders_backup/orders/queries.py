@@ -5,17 +5,20 @@ on, never decoded.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.engine import Connection
 
 from orders_backup.accounts import queries as accounts
 from orders_backup.codec import Codec
 from orders_backup.errors import AmbiguousOrderError, NotFoundError
+from orders_backup.orders import words
 from orders_backup.orders.shapes import Order, OrderSummary, document
 from orders_backup.tables import order_versions, orders
 
@@ -26,8 +29,8 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which orders, and in which order. `seen_by`: the user whose accounts the caller may see, None for all.
-    Ranges of time are half-open: from inclusive, to exclusive."""
+    """Which orders, and in which order. `seen_by`: the user whose accounts the caller may see, None for all; `q`: words
+    that all have to be found. Ranges of time are half-open: from inclusive, to exclusive."""
 
     seen_by: uuid.UUID | None = None
     user_id: uuid.UUID | None = None
@@ -40,6 +43,7 @@ class Filter:
     ordered_to: datetime | None = None
     updated_from: datetime | None = None
     updated_to: datetime | None = None
+    q: str | None = None
     sort: Sort = "-ordered_at"
 
 
@@ -80,6 +84,60 @@ def page(
     if full:
         return [_order(tx, codec, row) for row in rows[:limit]], more
     return [OrderSummary(**row) for row in rows[:limit]], more
+
+
+def search(tx: Connection, wanted: Filter, *, after: Position | None, limit: int) -> tuple[list[Position], bool]:
+    """Where the orders are that a question finds, in the list's order, and whether there are more.
+
+    Not under row-level security, which would keep PostgreSQL from using the index of words for a bound key: `those`
+    reads what it finds, and is. So nothing of a foreign order gets further than here.
+    """
+    seen = accounts.visible(wanted.seen_by, user_id=wanted.user_id, account_id=wanted.account_id)
+    is_narrow = any(one is not None for one in (wanted.seen_by, wanted.user_id, wanted.account_id))
+    ids = list(tx.execute(sa.select(seen.c.id).limit(words.MOST_ACCOUNTS + 1)).scalars()) if is_narrow else None
+    if ids == []:
+        return [], False
+    time, is_falling = orders.c[wanted.sort.lstrip("-")], wanted.sort.startswith("-")
+    key = [orders.c.order_id, orders.c.account_id]
+    query = sa.select(time, *key).where(orders.c.account_id.in_(sa.select(seen.c.id)), *conditions(wanted, ids))
+    if after is not None:
+        query = query.where(_follows(after, time, key, is_falling=is_falling))
+    ordered = query.order_by(_directed(time, is_falling).nulls_last(), *(_directed(one, is_falling) for one in key))
+    rows = [Position(*row) for row in tx.execute(ordered.limit(limit + 1))]
+    return rows[:limit], len(rows) > limit
+
+
+def _follows(
+    after: Position, time: "sa.Column[Any]", key: "list[sa.Column[Any]]", *, is_falling: bool
+) -> sa.ColumnElement[bool]:
+    """What comes after this place, where those without the time come last."""
+    values = [after.order_id, after.account_id]
+    if after.at is None:
+        return sa.and_(time.is_(None), _beyond(key, values, is_falling=is_falling))
+    return sa.or_(time.is_(None), _beyond([time, *key], [after.at, *values], is_falling=is_falling))
+
+
+def _beyond(columns: "Sequence[sa.Column[Any]]", values: Sequence[Any], *, is_falling: bool) -> sa.ColumnElement[bool]:
+    place = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(values, columns, strict=True)))
+    return sa.tuple_(*columns) < place if is_falling else sa.tuple_(*columns) > place
+
+
+def those(
+    tx: Connection, codec: Codec, places: Sequence[Position], wanted: Filter, *, full: bool
+) -> tuple[list[Order] | list[OrderSummary], Position | None]:
+    """The orders at these places with their documents (or without), in the same order, and the place of the last."""
+    seen = accounts.visible(wanted.seen_by)
+    keys = sa.tuple_(orders.c.account_id, orders.c.order_id).in_([(one.account_id, one.order_id) for one in places])
+    heads = sa.select(seen.c.user_id, *_SUMMARY, *(_DOUBT if full else [])).join(seen, orders.c.account_id == seen.c.id)
+    query = heads.where(keys)
+    found = tx.execute(_with_bodies(query.subquery("head")) if full else query).mappings()
+    by_key = {(row["account_id"], row["id"]): dict(row) for row in found}
+    kept = [one for one in places if (one.account_id, one.order_id) in by_key]
+    rows = [by_key[one.account_id, one.order_id] for one in kept]
+    last = kept[-1] if kept else None
+    if full:
+        return [_order(tx, codec, row) for row in rows], last
+    return [OrderSummary(**row) for row in rows], last
 
 
 def find(tx: Connection, order_id: str, *, seen_by: uuid.UUID | None, account_id: uuid.UUID | None) -> uuid.UUID:
@@ -127,8 +185,7 @@ def _slice(
     is_falling = wanted.sort.startswith("-")
     if after is not None:
         values = ([after.at] if dated else []) + [after.order_id, after.account_id]
-        place = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(values, key, strict=True)))
-        walk = walk.where(sa.tuple_(*key) < place if is_falling else sa.tuple_(*key) > place)
+        walk = walk.where(_beyond(key, values, is_falling=is_falling))
     lateral = walk.order_by(*(_directed(column, is_falling) for column in key)).limit(limit).lateral("walk")
     names = ([time.name] if dated else []) + ["id", "account_id"]
     merged = sa.select(seen.c.user_id, lateral).select_from(seen.join(lateral, sa.true()))
@@ -139,8 +196,9 @@ def _slice(
     return [dict(row) for row in tx.execute(merged).mappings()]
 
 
-def conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
-    """What the columns of an order have to hold; whose accounts are looked at is asked apart."""
+def conditions(wanted: Filter, account_ids: Sequence[uuid.UUID] | None = None) -> list[sa.ColumnElement[bool]]:
+    """What the columns of an order have to hold; whose accounts are looked at is asked apart. `account_ids`: which
+    these are, where that helps to find words."""
     found = [
         orders.c[name] == value
         for name in ("status", "fulfillment_status", "buyer_login", "marketplace")
@@ -156,6 +214,9 @@ def conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
         for name, column in (("ordered_to", "ordered_at"), ("updated_to", "updated_at"))
         if (value := getattr(wanted, name)) is not None
     ]
+    if wanted.q is not None:
+        question = sa.cast(sa.literal(words.question(wanted.q, account_ids)), pg.TSQUERY)
+        found.append(orders.c.words.bool_op("@@")(question))
     return found
 
 

@@ -159,5 +159,9 @@ def record(tx: Connection, job: Job, documents: list[Document], tried: Tried) ->
     """Archives documents and tells the change feed of those that are news."""
     recorded = extras.record(tx, job.runtime.codec, job.account_id, documents)
     archive.changed_beside(tx, job.account_id, recorded.told, cause=CAUSE)
+    shipments = {one.order_id: wire.tracking_numbers(one.body) for one in documents if one.kind == "shipments"}
+    archive.found_by(
+        tx, job.account_id, {order_id: found for order_id, found in shipments.items() if order_id and found}
+    )
     tried.inserted += recorded.inserted
     tried.updated += recorded.updated
