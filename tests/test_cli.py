@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from allegro_simulator.world import World
 from orders_backup import cli, tables
 from orders_backup.accounts import journal, pairs, tokens
 from orders_backup.allegro.oauth import Pair
-from orders_backup.orders import archive, changes
+from orders_backup.orders import archive, changes, extras
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
@@ -118,8 +118,8 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
         "accounts connect, accounts list, api, certificate, drift, keys create, keys list, keys revoke, migrate,"
-        " orders export, scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens"
-        " recover, up, worker"
+        " orders export, orders rebuild, scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator,"
+        " sync, tokens recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -414,6 +414,32 @@ def test_orders_are_exported_to_stdout_and_to_a_file(
     assert file.stat().st_mode & 0o777 == 0o600
     assert run("orders", "export", "--status", "CANCELLED").out == ""
     assert [one.name for one in tmp_path.glob(".*june*")] == []
+
+
+def test_orders_of_an_earlier_program_are_rebuilt_from_their_bytes(run: Run, account_id: str, runtime: Runtime) -> None:
+    account = uuid.UUID(account_id)
+    first = b'{"id":"o-1","status":"BOUGHT","buyer":{"lastName":"Nowak"}}'
+    newest = b'{"id":"o-1","status":"SENT","note":"\\u0000","lineItems":[{"id":"l","boughtAt":"2026-06-01T08:00:00Z"}]}'
+    when = datetime(2026, 6, 2, tzinfo=UTC)
+    shipments = b'{"shipments":[{"waybill":"6200"}]}'
+    with runtime.db.begin() as tx:
+        for hours, body in enumerate((first, newest)):
+            reading = changes.read(when + timedelta(hours=hours), body)
+            archive.record(tx, runtime.codec, account, [reading], cause="test")
+        beside = extras.document("shipments", "o-1", "o-1", when, shipments, found=True)
+        extras.record(tx, runtime.codec, account, [beside])
+        whole = tx.execute(sa.text("SELECT * FROM orders")).one()._asdict()
+        tx.execute(sa.text("UPDATE orders SET status = NULL, ordered_at = NULL, order_data = NULL, words = '',"
+                           " line_item_ids = '{}', projection_lossy = false"))  # fmt: skip
+    answer = run("orders", "rebuild")
+    assert (answer.code, answer.out) == (0, "1 orders rebuilt.\n")
+    with runtime.db.begin() as tx:
+        rebuilt = tx.execute(sa.text("SELECT * FROM orders")).one()._asdict()
+    assert whole["projection_lossy"]
+    assert "'6200'" in rebuilt.pop("words")
+    assert "'nowak'" in whole.pop("words")
+    assert rebuilt == whole
+    assert run("orders", "rebuild", "--account-id", str(uuid.uuid4())).code == 1
 
 
 def test_an_export_that_cannot_be_written_says_so(run: Run, tmp_path: Path) -> None:

@@ -61,6 +61,37 @@ def test_a_summary_leaves_the_document_out(world: "World") -> None:
     assert "order_data" not in item
 
 
+def test_an_accounts_orders_are_listed_as_they_were_at_a_moment(world: "World") -> None:
+    account = world.account()
+    world.read(account, order("a"), order("b"), order("c"))
+    world.read(account, order("b", status="SENT"), order("d"), at=START + 2 * HOUR)
+    world.read(account, order("b", status="LATE"), at=START + HOUR)
+    where = {"account_id": str(account)}
+
+    def then(moment: datetime, **params: str | int) -> list[tuple[str, str, int]]:
+        found = world.pages("/orders", at=moment.isoformat(), **where, **params)
+        items = [one for page in found for one in page.json()["items"]]
+        return [(one["id"], one["status"], one["version"]) for one in items]
+
+    ready = "READY_FOR_PROCESSING"
+    assert then(START - HOUR) == []
+    assert then(START) == [("a", ready, 1), ("b", ready, 1), ("c", ready, 1)]
+    assert then(START + HOUR, limit=1) == [("a", ready, 1), ("b", "LATE", 3), ("c", ready, 1)]
+    assert then(START + 3 * HOUR, limit=3)[1::2] == [("b", "SENT", 2), ("d", ready, 1)]
+    one = world.ask.get("/orders/b", params={**where, "at": (START + HOUR).isoformat()}).json()
+    page = world.ask.get("/orders", params={**where, "at": (START + HOUR).isoformat()})
+    assert page.json()["items"][1] == one
+    assert b'"order_data":' + order("b", status="LATE") in page.content
+    summary = world.ask.get("/orders", params={**where, "at": START.isoformat(), "fields": "summary"}).json()["items"][
+        0
+    ]
+    assert set(one) - set(summary) == {"order_data", "order_data_unreadable"}
+    at = START.isoformat()
+    for params in ({"at": at}, {**where, "at": at, "status": "SENT"}, {**where, "at": at, "sort": "ordered_at"}):
+        assert world.ask.get("/orders", params=params).status_code == 422
+    assert world.ask.get("/orders", params={"at": at, "account_id": str(uuid4())}).status_code == 404
+
+
 def test_filters_narrow_the_list(world: "World") -> None:
     account, other = world.account(), world.account(uuid4())
     world.read(account, order("a"), order("b", bought=START + HOUR), order("c", status="CANCELLED"))

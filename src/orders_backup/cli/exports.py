@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from orders_backup.cli.shared import DataDir, opened
+from orders_backup.cli.shared import DataDir, acting, opened
 from orders_backup.errors import InvalidRequestError
 
 TOLD_EVERY = 1.0
@@ -87,19 +87,34 @@ def export_orders(  # noqa: PLR0917 - one option per filter
         typer.echo(f"{tally.orders} orders, {tally.unreadable} of them unreadable, in {output}", err=True)
 
 
+@orders.command("rebuild", epilog="Example: orders-backup orders rebuild")
+def rebuild_orders(
+    account_id: Annotated[uuid.UUID | None, typer.Option(help="Of one account alone.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make columns, projections and words of all orders anew from their archived bytes, while the service runs."""
+    from orders_backup.orders import rebuild
+
+    progress = _Progress()
+    with acting(data_dir, "rebuild_orders", account_id=account_id) as runtime:
+        for orders in rebuild.rebuild(runtime.db, runtime.codec, account_id):
+            progress.saw(orders)
+    typer.echo(f"{progress.orders} orders rebuilt.")
+
+
 class _Progress:
     """Tells a person how many orders went by."""
 
     def __init__(self) -> None:
         self._began = self._told_at = time.monotonic()
-        self._orders = 0
+        self.orders = 0
 
     def saw(self, orders: int) -> None:
-        self._orders += orders
+        self.orders += orders
         now = time.monotonic()
         if sys.stderr.isatty() and now - self._told_at >= TOLD_EVERY:
             self._told_at = now
-            typer.echo(f"{self._orders} orders, {self._orders / (now - self._began):.0f} a second", err=True)
+            typer.echo(f"{self.orders} orders, {self.orders / (now - self._began):.0f} a second", err=True)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def record(
     tx: Connection, codec: Codec, account_id: UUID, readings: Sequence[Reading | Unreadable], *, cause: str
 ) -> Recorded:
     """Stores what is new in these readings of one account. `cause` is what made us read."""
-    _lock(tx, account_id)
+    heads.lock(tx, account_id)
     unreadable = [one for one in readings if isinstance(one, Unreadable)]
     _keep_unreadable(tx, account_id, unreadable)
     total = Recorded(set_aside=len(unreadable))
@@ -64,7 +64,7 @@ def record(
 
 def record_events(tx: Connection, codec: Codec, account_id: UUID, events: Sequence[Event]) -> list[Event]:
     """Stores journal events, each once by its id, and gives back those that were not known before."""
-    _lock(tx, account_id)
+    heads.lock(tx, account_id)
     by_id = {event.event_id: event for event in events}
     table = order_events.c
     known = set(
@@ -110,7 +110,7 @@ def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequ
 
     Returns that form's id. `line_item_ids` of an event serve where the order itself was never read.
     """
-    _lock(tx, account_id)
+    heads.lock(tx, account_id)
     head = orders.c
     kept = tx.execute(
         sa.update(orders)
@@ -141,7 +141,7 @@ def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, 
         SELECT account_id, order_id, version, :kinds, :cause FROM orders WHERE account_id = :account AND order_id = :id
     """)
     by_order: dict[str, set[str]] = {}
-    _lock(tx, account_id)  # the numbers of an account's changes rise in the order of their commits
+    heads.lock(tx, account_id)  # the numbers of an account's changes rise in the order of their commits
     for order_id, kind in found:
         by_order.setdefault(order_id, set()).add(kind)
     for order_id, kinds in by_order.items():
@@ -150,7 +150,7 @@ def changed_beside(tx: Connection, account_id: UUID, found: Iterable[tuple[str, 
 
 def found_by(tx: Connection, account_id: UUID, texts: Mapping[str, Iterable[str]]) -> None:
     """From now on a search finds these orders by these texts, too, such as tracking numbers: texts by order id."""
-    _lock(tx, account_id)
+    heads.lock(tx, account_id)
     heads.add_words(tx, account_id, [(order_id, words.beside(some)) for order_id, some in texts.items()])
 
 
@@ -313,11 +313,6 @@ def _keep_unreadable(tx: Connection, account_id: UUID, found: Sequence[Unreadabl
         statement = insert(unreadable_orders).values(**row, last_error=one.error)
         again = {"readings": table.readings + 1, "last_read_at": sa.func.greatest(table.last_read_at, one.sent_at)}
         tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "sha256"], set_=again))
-
-
-def _lock(tx: Connection, account_id: UUID) -> None:
-    """One recorder an account at a time, until the end of the transaction: a head read is the head written."""
-    tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:account, 0))"), {"account": str(account_id)})
 
 
 def _batches(readings: Iterable[Reading]) -> list[list[Reading]]:

@@ -31,6 +31,11 @@ class Row:
     replaced_seen_at: datetime | None = None
 
 
+def lock(tx: Connection, account_id: UUID) -> None:
+    """One recorder an account at a time, until the end of the transaction: a head read is the head written."""
+    db.cursor(tx).execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (str(account_id),))
+
+
 def read(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:
     """The heads of those of these orders that the archive holds."""
     rows = db.cursor(tx).execute(_HEADS, (order_ids, account_id)).fetchall()
@@ -93,6 +98,12 @@ def update(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
     _write_projected(tx, values, lambda some: db.cursor(tx).executemany(_UPDATE_HEAD, some))
 
 
+def rebuild(tx: Connection, account_id: UUID, found: Sequence[tuple[Reading, str]]) -> None:
+    """What is made of the newest bytes is made anew, and the words are these as well."""
+    values = [(account_id, reading.facts.order_id, vector, *_shown(reading)) for reading, vector in found]
+    _write_projected(tx, values, lambda some: db.cursor(tx).executemany(_REBUILD, some))
+
+
 def _write_projected(
     tx: Connection, rows: list[tuple[Any, ...]], write: Callable[[list[tuple[Any, ...]]], None]
 ) -> None:
@@ -135,6 +146,10 @@ _SHOWN = (
 
 
 _PROJECTED = ("line_item_ids", "projection_lossy", "order_data")
+_VALUES = """
+    %s::text AS status, %s::text AS fulfillment_status, %s::text AS buyer_login, %s::text AS marketplace,
+    %s::timestamptz AS ordered_at, %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency,
+    %s::text[] AS line_item_ids, %s::boolean AS projection_lossy, %s::jsonb AS order_data"""
 
 _WORDS = f"CASE WHEN length(o.words) <= {2 * words.MOST_WORDS} THEN o.words || n.words ELSE n.words END"
 """What an order once said finds it for ever: Allegro forgets names and addresses, we do not."""
@@ -152,11 +167,16 @@ _UPDATE_HEAD = f"""
            superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
            gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
       FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,
-                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::tsvector AS words, %s::text AS status,
-                   %s::text AS fulfillment_status, %s::text AS buyer_login, %s::text AS marketplace,
-                   %s::timestamptz AS ordered_at,
-                   %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency, %s::text[] AS line_item_ids,
-                   %s::boolean AS projection_lossy, %s::jsonb AS order_data) AS n
+                   %s::bytea AS sha256, %s::timestamptz AS read_at, %s::tsvector AS words, {_VALUES}) AS n
+     WHERE o.account_id = n.account_id AND o.order_id = n.order_id
+"""
+
+_REBUILD = f"""
+    UPDATE orders AS o
+       SET ({", ".join((*_SHOWN, *_PROJECTED))}) = ({", ".join(f"n.{name}" for name in (*_SHOWN, *_PROJECTED))}),
+           words = CASE WHEN length(o.words || n.words) <= {3 * words.MOST_WORDS}
+                        THEN o.words || n.words ELSE n.words END
+      FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::tsvector AS words, {_VALUES}) AS n
      WHERE o.account_id = n.account_id AND o.order_id = n.order_id
 """
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.engine import Connection
 
 from orders_backup.allegro import wire
@@ -15,8 +16,8 @@ from orders_backup.errors import ConflictError, NotFoundError
 from orders_backup.orders import changes, queries
 from orders_backup.orders import diff as differences
 from orders_backup.orders.queries import Id, Instant
-from orders_backup.orders.shapes import Diff, Event, Order, Version, VersionSummary, document
-from orders_backup.tables import order_events, order_versions
+from orders_backup.orders.shapes import Diff, Event, Order, OrderSummary, Version, VersionSummary, document
+from orders_backup.tables import accounts, order_events, order_versions, orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +53,50 @@ def at(tx: Connection, codec: Codec, account_id: uuid.UUID, order_id: str, momen
     row = tx.execute(query).one_or_none()
     if row is None:
         raise NotFoundError(f"The order {order_id} was first read after {moment.isoformat()}.")
-    body = codec.decompress(tx, row.dictionary_id, row.body)
-    facts, data = wire.order_facts(body), document(body)
-    return Order(
-        id=head.id,
-        account_id=head.account_id,
-        user_id=head.user_id,
-        status=facts.status if facts else None,
-        fulfillment_status=facts.fulfillment_status if facts else None,
-        ordered_at=facts.ordered_at if facts else None,
-        updated_at=facts.updated_at if facts else None,
-        total=facts.total if facts else None,
-        currency=facts.currency if facts else None,
-        buyer_login=facts.buyer_login if facts else None,
-        version=row.version,
-        superseded_by=head.superseded_by,
-        gone_at=head.gone_at,
-        order_data=data,
-        order_data_unreadable=data is None,
+    shown = {name: getattr(head, name) for name in _OF_TODAY} | {"id": order_id, "version": row.version}
+    return _as_it_was(shown, codec.decompress(tx, row.dictionary_id, row.body))
+
+
+def all_at(
+    tx: Connection, codec: Codec, account_id: uuid.UUID, moment: datetime, *, after: str, limit: int, full: bool
+) -> tuple[list[Order] | list[OrderSummary], str | None]:
+    """The account's orders that were read at or before `moment`, as `at` shows each, by id; and the id to go on from,
+    None: that was all."""
+    version = order_versions.c
+    known = (
+        sa.select(version.order_id, version.version, version.dictionary_id, version.body)
+        .ext(distinct_on(version.order_id))
+        .where(version.account_id == account_id, version.order_id > after, version.read_at <= moment)
+        .order_by(version.order_id, version.read_at.desc(), version.version.desc())
+        .limit(limit + 1)
+        .subquery("known")
     )
+    of_today = [orders.c.account_id, orders.c.superseded_by, orders.c.gone_at, accounts.c.user_id]
+    is_head = sa.and_(orders.c.account_id == account_id, orders.c.order_id == known.c.order_id)
+    query = sa.select(known, *of_today).join(orders, is_head).join(accounts, accounts.c.id == orders.c.account_id)
+    rows = tx.execute(query.order_by(known.c.order_id)).mappings().all()
+    found = []
+    for row in rows[:limit]:
+        shown = {name: row[name] for name in _OF_TODAY} | {"id": row["order_id"], "version": row["version"]}
+        found.append(_as_it_was(shown, codec.decompress(tx, row["dictionary_id"], row["body"])))
+    more = found[-1].id if len(rows) > limit else None
+    return found if full else [_summary(one) for one in found], more
+
+
+_OF_TODAY = ("account_id", "user_id", "superseded_by", "gone_at")
+
+
+def _as_it_was(shown: dict[str, Any], body: bytes) -> Order:
+    """An order as these bytes of the past tell it; they do not tell what is `shown`."""
+    facts, data = wire.order_facts(body), document(body)
+    told: dict[str, Any] = {
+        name: getattr(facts, name, None) for name in OrderSummary.__dataclass_fields__ if name not in shown
+    }
+    return Order(**shown, **told, order_data=data, order_data_unreadable=data is None)
+
+
+def _summary(one: Order) -> OrderSummary:
+    return OrderSummary(**{name: getattr(one, name) for name in OrderSummary.__dataclass_fields__})
 
 
 def versions(

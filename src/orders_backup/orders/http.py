@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 import uuid
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Path, Query, Request, Response, Security
@@ -13,6 +14,7 @@ from orders_backup import db as database
 from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
+from orders_backup.errors import InvalidRequestError
 from orders_backup.orders import feed, history, queries, shapes
 from orders_backup.orders.queries import Filter
 
@@ -29,6 +31,7 @@ SEARCHED = (
     " and tax ids, names of offers, tracking numbers. Neither case nor accents matter; of a word of three letters or"
     " more its beginning is enough."
 )
+AT = "As they were last read at or before this moment: all orders of one `account_id`, in the order of their ids."
 LOOK_AGAIN_AFTER = 0.5
 """Seconds between two looks into the feed for somebody who waits."""
 
@@ -71,6 +74,7 @@ def list_orders(
     request: Request,
     caller: Reader,
     wanted: Annotated[Filter, Depends(_filter)],
+    at: Annotated[rest.Moment | None, Query(description=AT)] = None,
     fields: Fields = "full",
     limit: rest.Limit = 100,
     cursor: rest.CursorText = None,
@@ -80,6 +84,8 @@ def list_orders(
     Orders that arrive or change while you page never repeat or hide another one; one whose sorting time moves
     may show twice (`updated_at`) or not at all (`-updated_at`). To follow changes, use the change feed.
     """
+    if at is not None:
+        return _list_at(request, wanted, at, full=fields == "full", limit=limit, cursor=cursor)
     after = rest.position(request, cursor, queries.Position, query=wanted)
     runtime = rest.runtime(request)
     if wanted.q is not None:
@@ -94,6 +100,19 @@ def list_orders(
         else:
             items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
     return rest.page(items, rest.cursor(request, more, query=wanted) if more else None)
+
+
+def _list_at(request: Request, wanted: Filter, at: datetime, *, full: bool, limit: int, cursor: str | None) -> Response:
+    account_id, seen_by = wanted.account_id, wanted.seen_by
+    if account_id is None or wanted != Filter(seen_by=seen_by, account_id=account_id):
+        raise InvalidRequestError("at: name an account_id and no other filter; such a list comes in the order of ids.")
+    query = ("at", account_id, at)
+    after = rest.position(request, cursor, queries.Id, query=query) or ""
+    with rest.reading(request) as tx:
+        accounts.require(tx, account_id, seen_by=seen_by)
+        codec = rest.runtime(request).codec
+        items, more = history.all_at(tx, codec, account_id, at, after=after, limit=limit, full=full)
+    return rest.page(items, rest.cursor(request, more, query=query) if more else None)
 
 
 @router.get("/orders/{order_id}", responses={200: {"model": shapes.Order}})

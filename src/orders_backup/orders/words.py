@@ -38,6 +38,12 @@ def beside(texts: Iterable[str]) -> str:
     return _vector([word for text in texts for word in _words(text)])
 
 
+def together(vectors: Iterable[str]) -> str:
+    """The words of several."""
+    distinct = dict.fromkeys(word for vector in vectors for word in vector.split())
+    return " ".join(list(distinct)[: 3 * MOST_WORDS])
+
+
 def question(text: str, account_ids: Sequence[uuid.UUID] | None = None) -> str:
     """Orders that hold every word of the text, in one of the accounts; None: in any. Raises InvalidRequestError."""
     asked = [parts for chunk in _folded(text).split() if (parts := _PART.findall(chunk))]
