@@ -1,9 +1,10 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check format kills workers logins faults planted chaos bench whale lock clean
+.PHONY: help setup demo test coverage check format kills api workers logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
+SPECTRAL := tests/spectral/node_modules/.package-lock.json
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,10 +14,10 @@ setup: .venv/.complete ## make .venv with the console scripts in it
 demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends after the proof
 	$(BIN)/python demo/story.py $(if $(ONCE),--once)
 
-test: check ## every check and every test
+test: check $(SPECTRAL) ## every check and every test
 	$(BIN)/pytest --quiet --numprocesses=4 --dist=loadgroup
 
-coverage: setup ## every test, and which lines none of them ran
+coverage: setup $(SPECTRAL) ## every test, and which lines none of them ran
 	$(BIN)/pytest --quiet --numprocesses=4 --dist=loadgroup --cov --cov-report=term
 
 check: setup ## the fast part: format, lint, types, imports
@@ -35,6 +36,9 @@ kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and 
 chaos: setup ## the campaign of all faults: FAULTS=300 in at most 45 minutes; SEED=… repeats one, BROKER=rabbitmq
 	FAULTS=$(or $(FAULTS),300) SEED=$(or $(SEED),1) CHAOS_BROKER=$(or $(BROKER),valkey) \
 		$(BIN)/pytest -q -s tests/faults/test_chaos.py
+
+api: setup ## Schemathesis over the live API at full length; SEED=… repeats one
+	SCHEMATHESIS_EXAMPLES=50 SCHEMATHESIS_PHASES=examples,coverage,fuzzing,stateful $(if $(SEED),SCHEMATHESIS_SEED=$(SEED)) $(BIN)/pytest -q -s tests/rest/test_openapi.py --timeout 3600
 
 workers: setup ## workers, schedulers and brokers that die, freeze and forget, at full length on Valkey, Redis and RabbitMQ; 15 minutes
 	WORKERS=full $(BIN)/pytest -q -s tests/journeys/test_workers.py
@@ -70,10 +74,15 @@ $(UV):
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python .venv --editable .
 	@touch $@
 
+$(SPECTRAL): tests/spectral/package-lock.json
+	@command -v npm > /dev/null || { echo "The tests need Node.js with npm, for the linter of the OpenAPI document."; exit 1; }
+	npm ci --silent --prefer-offline --no-audit --no-fund --prefix tests/spectral
+	@touch $@
+
 lock: $(UV) ## pin every package again, by hash, from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --extra embedded --extra parquet --group dev \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml --output-file requirements.lock
 
 clean: ## remove what setup and tests made
-	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .tools tests/spectral/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

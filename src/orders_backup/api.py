@@ -38,6 +38,17 @@ from orders_backup.webhooks import http as webhooks
 MAX_BODY_BYTES = 1024 * 1024
 ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, keys, audit_http)
 """The modules whose routes are mounted; exports first, so that `/orders/export` is none of the orders."""
+TAGS = {
+    "accounts": "Sellers: connected, watched, let go.",
+    "syncs": "Runs and the certificate of completeness.",
+    "set aside": "What could not be read.",
+    "orders": "The archive and its change feed.",
+    "exports": "Orders as files.",
+    "webhooks": "Whoever wants to know is told.",
+    "api keys": "Who may ask.",
+    "audit log": "Who changed what.",
+    "health": "For whoever watches the processes.",
+}
 BROKER_TIMEOUT = 2.0
 """Seconds that /readyz waits for the broker."""
 WORKERS_ANSWER_WITHIN = 60.0
@@ -51,6 +62,9 @@ def create_app(runtime: Runtime) -> FastAPI:
         title="Allegro Orders Backup",
         version="1",
         description="Every Allegro order and every version of it, byte for byte. Errors are RFC 9457 problems.",
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        servers=[{"url": "/", "description": "This installation."}],
+        contact={"name": "Who runs this installation"},
         redirect_slashes=False,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

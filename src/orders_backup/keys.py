@@ -17,7 +17,9 @@ router = rest.router("/api-keys", "api keys")
 
 Admin = Annotated[Caller, Security(rest.caller, scopes=["admin"])]
 KeyId = Annotated[str, Path(pattern=r"^[0-9A-Za-z]{12}$", description="The key's id: its third part.")]
-Overlap = Annotated[int, Field(ge=0, le=30 * 86_400, description="Seconds for which the old key goes on working.")]
+Overlap = Annotated[
+    rest.Whole, Field(ge=0, le=30 * 86_400, description="Seconds for which the old key goes on working.")
+]
 DAY = 86_400
 
 
@@ -27,7 +29,14 @@ class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-    scopes: Annotated[list[str], Field(min_length=1, max_length=len(access.SCOPES))]
+    scopes: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=len(access.SCOPES),
+            json_schema_extra={"items": {"type": "string", "enum": sorted(access.SCOPES)}},
+        ),
+    ]
     user_id: uuid.UUID | None = None
     expires_at: rest.Moment | None = None
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from orders_backup.errors import (
     AllegroError,
@@ -108,7 +110,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with our problems in place of FastAPI's own error shapes."""
     if app.openapi_schema:
         return app.openapi_schema
-    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+        servers=app.servers,
+        contact=app.contact,
+    )
     components = schema.setdefault("components", {})
     for name in ("HTTPValidationError", "ValidationError"):
         components.get("schemas", {}).pop(name, None)
@@ -117,14 +127,23 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     components["responses"] = {"Problem": {"description": "A problem (RFC 9457).", "content": content}}
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            if method == "post" and operation.get("security"):
-                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+            if operation.get("security"):
+                operation["description"] += f"\n\nNeeds the scope `{_take_scope(operation)}`."
+                if method == "post":
+                    operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             answers: dict[str, Any] = operation["responses"]
             answers.pop("422", None)
             for status in _possible(path, operation):
                 answers[status] = {"$ref": "#/components/responses/Problem"}
     app.openapi_schema = schema
     return schema
+
+
+def _take_scope(operation: dict[str, Any]) -> str:
+    """The scope that the operation needs; OpenAPI has a place for scopes only where OAuth gives them."""
+    found: set[str] = {scope for one in operation["security"] for scopes in one.values() for scope in scopes}
+    operation["security"] = [{name: [] for name in one} for one in operation["security"]]
+    return found.pop()
 
 
 def _possible(path: str, operation: dict[str, Any]) -> list[str]:
@@ -190,4 +209,12 @@ async def _http(request: Request, error: Exception) -> Response:
         405: f"This address does not take {request.method}; see the header Allow.",
     }
     detail = details.get(error.status_code, str(error.detail))
-    return render(request, error.status_code, code, title, detail, headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return render(request, error.status_code, code, title, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the address; the router names those of the first route alone that it finds there."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = [route.methods or set() for route in routes if route.path_regex.match(request.url.path)]
+    return ", ".join(sorted(set[str]().union(*found)))

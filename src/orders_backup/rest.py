@@ -54,6 +54,12 @@ def _moment(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - what pydantic understands
+    return value
+
+
 def _utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -62,6 +68,8 @@ def _utc(value: datetime) -> datetime:
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_utc)]
+Whole = Annotated[int, BeforeValidator(_number)]
+"""An integer of a body; 60.0 is one as well, by JSON Schema, and "60" is none."""
 Word = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many items at most.")]
 CursorText = Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before, unchanged.")]

@@ -56,14 +56,13 @@ def begin(
 
     Raises AllegroError where the device flow cannot be started.
     """
-    if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise InvalidRequestError("The account's name must have 1 to 200 printable characters.")
+    _require_printable(name)
     account_id = uuid4()
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
         row: dict[str, Any] = {"id": account_id, "user_id": user_id, "name": name, "status": "pending"}
         if extras is not None:
-            row["extras"] = sorted(extras)
+            row["extras"] = sorted(set(extras))
         tx.execute(sa.insert(accounts).values(**row, sync_interval_seconds=sync_interval_seconds))
         _keep_flow(tx, runtime, account_id, authorization)
     log.info("connect_started", account_id=str(account_id))
@@ -87,16 +86,23 @@ def begin_again(runtime: Runtime, account_id: UUID) -> None:
 
 def change(tx: Connection, account_id: UUID, given: Mapping[str, Any]) -> None:
     """Changes the name, `paused`, `extras` or `sync_interval_seconds`, whichever is given; None for the interval takes
-    the service's own again."""
+    the service's own again. Raises InvalidRequestError for a name that cannot be one."""
+    if given.get("name") is not None:
+        _require_printable(given["name"])
     values = {
         name: given[name]
         for name in ("name", "paused", "sync_interval_seconds")
         if name in given and (given[name] is not None or name == "sync_interval_seconds")
     }
     if given.get("extras") is not None:
-        values["extras"] = sorted(given["extras"])
+        values["extras"] = sorted(set(given["extras"]))
     if values:
         tx.execute(sa.update(accounts).values(values).where(accounts.c.id == account_id))
+
+
+def _require_printable(name: str) -> None:
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise InvalidRequestError("The account's name must have 1 to 200 printable characters.")
 
 
 def disconnect(tx: Connection, account_id: UUID) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Request, Response, Security
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from orders_backup import db as database
 from orders_backup import rest
@@ -19,10 +19,14 @@ Reader = Annotated[Caller, Security(rest.caller, scopes=["accounts:read"])]
 Writer = Annotated[Caller, Security(rest.caller, scopes=["accounts:write"])]
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    AfterValidator(str.strip),
 ]
-Extras = Annotated[set[queries.ExtraKind], Field(description="What to keep beside the orders; all of it unless given.")]
-Interval = Annotated[int, Field(ge=60, le=31_536_000, description="Seconds between full reconciling syncs.")]
+Extras = Annotated[
+    list[queries.ExtraKind],
+    Field(max_length=100, description="What to keep beside the orders; all of it unless given."),
+]
+Interval = Annotated[rest.Whole, Field(ge=60, le=31_536_000, description="Seconds between full reconciling syncs.")]
 
 
 class NewAccount(BaseModel):
@@ -43,7 +47,7 @@ class AccountChange(BaseModel):
 
     name: Name | None = None
     sync_interval_seconds: Interval | None = None
-    paused: bool | None = None
+    paused: StrictBool | None = None
     extras: Extras | None = None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Path, Query, Request, Response, Security
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
@@ -25,6 +25,7 @@ from orders_backup.orders import feed
 router = rest.router("", "exports")
 
 Exporter = Annotated[Caller, Security(rest.caller, scopes=["exports"])]
+Month = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{3}-(0[1-9]|1[0-2])$")]
 ExportId = Annotated[uuid.UUID, Path(description="The export's id.")]
 
 
@@ -44,7 +45,7 @@ class Wanted(BaseModel):
     updated_from: rest.Moment | None = None
     updated_to: rest.Moment | None = None
     q: rest.Word | None = None
-    month: rest.Word | None = None
+    month: Month | None = None
 
 
 class ExportRequest(BaseModel):
@@ -56,12 +57,13 @@ class ExportRequest(BaseModel):
     filter: Wanted = Wanted()
 
 
+MEDIA_TYPES = [one.media_type.partition(";")[0] for one in formats.FORMATS.values()]
 OCTETS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    200: {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES}}
 }
 
 
-@router.get("/orders/export", responses=OCTETS)
+@router.get("/orders/export", responses=OCTETS, response_class=StreamingResponse)
 def export_orders(  # noqa: PLR0917 - one parameter per filter, as the contract lists them
     request: Request,
     caller: Exporter,
@@ -77,7 +79,7 @@ def export_orders(  # noqa: PLR0917 - one parameter per filter, as the contract 
     updated_from: rest.Moment | None = None,
     updated_to: rest.Moment | None = None,
     q: Annotated[rest.Word | None, Query(description="Words, as in the list of orders.")] = None,
-    month: Annotated[rest.Word | None, Query(description="2026-06, by the clock of Warsaw.")] = None,
+    month: Annotated[Month | None, Query(description="2026-06, by the clock of Warsaw.")] = None,
 ) -> StreamingResponse:
     """All orders of the filter in one stream, in the order of account and id; the connection breaks where it fails."""
     given = {
@@ -144,7 +146,7 @@ def show_manifest(request: Request, caller: Exporter, export_id: ExportId) -> Re
     return Response(content, media_type="application/json")
 
 
-@router.get("/exports/{export_id}/download", responses=OCTETS)
+@router.get("/exports/{export_id}/download", responses=OCTETS, response_class=StreamingResponse)
 def download_export(request: Request, caller: Exporter, export_id: ExportId) -> StreamingResponse:
     """The whole export as one file, checked on the way: where it was changed, the connection breaks."""
     found = _finished(request, caller, export_id)
@@ -158,7 +160,7 @@ def download_export(request: Request, caller: Exporter, export_id: ExportId) -> 
     return _streamed(chunks, shape.media_type, f"orders-{export_id}.{shape.suffix}", length=length)
 
 
-@router.get("/exports/{export_id}/parts/{number}", responses=OCTETS)
+@router.get("/exports/{export_id}/parts/{number}", responses=OCTETS, response_class=StreamingResponse)
 def download_part(
     request: Request, caller: Exporter, export_id: ExportId, number: Annotated[int, Path(ge=1, le=2**31 - 1)]
 ) -> StreamingResponse:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query, Request, Response, Security
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, WithJsonSchema, model_validator
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
@@ -22,12 +22,16 @@ router = rest.router("/webhooks", "webhooks")
 
 Teller = Annotated[Caller, Security(rest.caller, scopes=["webhooks"])]
 DeliveryId = Annotated[rest.Word, Path(description="The message's `webhook-id`.")]
-Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=guard.LONGEST_URL)]
+Url = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=guard.LONGEST_URL),
+    WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": guard.LONGEST_URL}),
+]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00]*$")]
 EventType = Annotated[str, StringConstraints(pattern=r"^order\.[a-z]+(_[a-z]+)*$", max_length=64)]
 EventTypes = Annotated[list[EventType], Field(max_length=50, description="Kinds of change; none given: all.")]
 AccountIds = Annotated[list[uuid.UUID], Field(max_length=1000, description="None given: all.")]
-Overlap = Annotated[int, Field(ge=0, le=7 * 86_400, description="Seconds for which the old secret signs, too.")]
+Overlap = Annotated[rest.Whole, Field(ge=0, le=7 * 86_400, description="Seconds for which the old secret signs, too.")]
 
 
 class NewWebhook(BaseModel):
@@ -64,8 +68,8 @@ class Range(BaseModel):
     stored_from: Annotated[rest.Moment, Field(alias="from")]
     stored_to: Annotated[rest.Moment | None, Field(alias="to")] = None
     order_id: rest.Word | None = None
-    only_failed: bool = False
-    dry_run: bool = False
+    only_failed: StrictBool = False
+    dry_run: StrictBool = False
 
     @model_validator(mode="after")
     def _runs_forward(self) -> Self:
