@@ -4,6 +4,7 @@ A fulfilment status moves no `updatedAt` and not always the journal (Allegro's s
 by status. What we hold as open and Allegro lists as open no more is owed a reading.
 """
 
+import random
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -27,6 +28,8 @@ from orders_backup.sync.plan import Window
 
 UNTIL_BACKFILLED = timedelta(minutes=5)
 """There is nothing to sweep before the history is loaded; after this long it is looked whether it is."""
+SPREAD = 0.1
+"""So much sooner or later each sweep comes: accounts that were connected together do not stay together."""
 ATTEMPTS = 3
 """After so many unsound pages by `updatedAt` the sweep fails, and goes on later where it was."""
 
