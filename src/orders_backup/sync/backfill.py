@@ -10,10 +10,11 @@ from sqlalchemy.engine import Connection, Row
 from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
-from orders_backup.sync import plan, pull, reconcile, runs, state, windows
 from orders_backup.sync import job as jobs
+from orders_backup.sync import plan, pull, reconcile, runs, state, windows
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
+
 
 def work_on_listing(runtime: Runtime, account_id: UUID) -> None:
     """Goes on with the account's backfill or full sync, if it is due. The backfill leaves the budget to all others."""
