@@ -6,8 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from tests.shop import Shop
 
@@ -18,7 +20,7 @@ from orders_backup.budget import Priority
 from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.orders import extras, feed
 from orders_backup.sync import extras as sync_extras
-from orders_backup.sync import extras_plan, state
+from orders_backup.sync import extras_plan, extras_state, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -621,3 +623,23 @@ def test_the_next_slice_of_a_turn_follows_no_page_again(small: Shop, pages: list
     small._due_now()
     jobs.work(small.runtime, small.account_id, "extras", priority=Priority.EXTRAS, body=twice)
     assert pages == [30, 0]
+
+
+def test_who_lost_his_list_to_another_asks_for_none_of_it(small: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, begun = extras_state.begin_listing, list[str]()
+
+    def begins(tx: Connection, account_id: UUID, kind: str, **asked: Any) -> None:
+        begin(tx, account_id, kind, **asked)
+        begun.append(kind)
+
+    def taken_over_and_finished(*_: object) -> None:
+        if begun:
+            begun.clear()
+            small.change("UPDATE syncs SET lease_generation = lease_generation + 1 WHERE kind = 'extras'")
+            small.change("UPDATE extra_kinds SET span = NULL, since = NULL, until = NULL, all_at = clock_timestamp()")
+
+    monkeypatch.setattr(extras_state, "begin_listing", begins)
+    sa.event.listen(small.runtime.db, "checkin", taken_over_and_finished)
+    small.look()
+    assert calls(small) == {}
+    assert small.value("SELECT count(*) FROM extra_kinds WHERE all_at IS NOT NULL") == 1
