@@ -1,8 +1,10 @@
 """`python -m bench.whale`: one seller with very many orders beside many small ones, under a limit that is enforced.
 
-The small sellers live twice through the same: alone, and while the history of the large one is listed. The simulator
-counts the calls and blocks a client id that makes too many; it is the witness. One line of JSON; exit code 1 where a
-bound is broken. WHALE_ORDERS, WHALE_SELLERS and WHALE_LIMIT (requests a minute) make it smaller.
+The small sellers live twice through the same: alone, and while the history of the large one is listed. Both times
+their journals are polled at one fixed interval, and what comes once or by the hour (their histories, their sweeps) is
+over; extras are off. The simulator counts the calls and blocks a client id that makes too many; it is the witness. One
+line of JSON, with the pages a minute that the large one got; exit code 1 where a bound is broken. WHALE_ORDERS,
+WHALE_SELLERS and WHALE_LIMIT (requests a minute) make it smaller.
 """
 
 import os
@@ -30,6 +32,7 @@ from orders_backup import db as database
 from orders_backup import local, log, vault
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect
+from orders_backup.allegro.client import LIST_LIMIT
 from orders_backup.errors import BudgetExhaustedError
 from orders_backup.local import directory
 from orders_backup.runtime import Runtime
@@ -83,12 +86,14 @@ class Sea:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """What was seen from `since` to `until`: calls a minute, and the seconds from each event to its order stored."""
+    """What was seen from `since` to `until`: calls a minute, and the seconds from each event to its order stored.
+    `listed`: orders of the large seller."""
 
     since: datetime
     until: datetime
     calls_a_minute: float
     lags: list[float]
+    listed: int
 
     @property
     def p95(self) -> float:
@@ -97,6 +102,11 @@ class Leg:
     def shown(self) -> dict[str, float]:
         seconds = (self.until - self.since).total_seconds()
         return {"seconds": seconds, "calls_a_minute": self.calls_a_minute, "events": len(self.lags), "p95_s": self.p95}
+
+    @property
+    def pages_a_minute(self) -> float:
+        """Of the large seller's list."""
+        return self.listed / LIST_LIMIT * 60 / (self.until - self.since).total_seconds()
 
 
 def measure(orders: int, sellers: int, limit: int) -> Outcome:
@@ -123,7 +133,11 @@ def measure(orders: int, sellers: int, limit: int) -> Outcome:
         "limit": limit,
         "alone": alone.shown(),
         "with_whale": together.shown(),
-        "whale": {"listed": run.listed, "finished": run.finished_at is not None},
+        "whale": {
+            "pages_a_minute": together.pages_a_minute,
+            "listed": run.listed,
+            "finished": run.finished_at is not None,
+        },
         "load_of_the_last_minute": os.getloadavg()[0],
     }
     return Outcome("whale", orders, bounds, figures)
@@ -134,11 +148,11 @@ def _leg(sea: Sea, seconds: float, *, whale: UUID | None) -> Leg:
     since, began = sea.now(), time.monotonic()
     while time.monotonic() - began < seconds and not (whale and _backfill(sea, whale).finished_at):
         _live(sea, 2.0)
-    until = sea.now()
+    until, listed = sea.now(), 0
     if whale:
         run = _backfill(sea, whale)
-        since, until = max(run.started_at, since), min(run.finished_at or until, until)
-    return Leg(since, until, sea.calls_a_minute(since, until), _lags(sea, since, until, whale=whale))
+        since, until, listed = max(run.started_at, since), min(run.finished_at or until, until), run.listed
+    return Leg(since, until, sea.calls_a_minute(since, until), _lags(sea, since, until, whale=whale), listed)
 
 
 def _lags(sea: Sea, since: datetime, until: datetime, *, whale: UUID | None) -> list[float]:
@@ -180,7 +194,7 @@ def _backfill(sea: Sea, whale: UUID) -> "sa.Row[Any]":
 
 
 def _connect_small(sea: Sea) -> None:
-    """Connected and level with Allegro before the limit begins; the budget is new afterwards."""
+    """Connected, listed and swept before the limit begins; the budget is new afterwards."""
     plenty = sea.runtime.settings.model_copy(
         update=dict.fromkeys(
             ("rate_limit_client", "rate_limit_default", "rate_limit_orders", "rate_limit_events", "rate_limit_auth"),
@@ -196,13 +210,24 @@ def _connect_small(sea: Sea) -> None:
         deadline = time.monotonic() + SETUP_WITHIN
         waiting = """
             SELECT id FROM accounts
-            EXCEPT SELECT account_id FROM sync_history WHERE kind = 'backfill' AND finished_at IS NOT NULL
+            EXCEPT SELECT account_id FROM sync_history WHERE kind = 'sweep' AND status = 'succeeded'
         """
         while sea.rows(waiting):
-            assert time.monotonic() < deadline, "the small sellers were not listed in time"
+            assert time.monotonic() < deadline, "the small sellers were not listed and swept in time"
+            with database.transaction(runtime.db) as tx:
+                tx.execute(sa.text(_SWEEP_SOON))
             time.sleep(1)
     with database.transaction(sea.runtime.db) as tx:
         tx.execute(sa.text("TRUNCATE request_budget"))
+
+
+_SWEEP_SOON = """
+    UPDATE syncs s SET due_at = clock_timestamp()
+     WHERE s.kind = 'sweep' AND s.succeeded_at IS NULL AND s.due_at > clock_timestamp() AND EXISTS (
+               SELECT FROM sync_history h
+                WHERE h.account_id = s.account_id AND h.kind = 'backfill' AND h.finished_at IS NOT NULL)
+"""
+"""The first sweep of who is listed; by itself it would come within five minutes, and the next one after an hour."""
 
 
 def _connected(runtime: Runtime, sea: Sea, seller_id: str) -> UUID:
@@ -219,7 +244,7 @@ def _connected(runtime: Runtime, sea: Sea, seller_id: str) -> UUID:
 def _begun(runtime: Runtime) -> UUID:
     while True:
         try:
-            return connect.begin(runtime, user_id=uuid4(), name="bench")
+            return connect.begin(runtime, user_id=uuid4(), name="bench", extras=())
         except BudgetExhaustedError:
             time.sleep(0.5)
 
@@ -243,6 +268,8 @@ def _sea(orders: int, sellers: int, limit: int) -> Iterator[Sea]:
             allegro_client_secret=SecretStr("simulator-secret"),
             encryption_keys=SecretStr(vault.new_key()),
             events_interval=POLLED_EVERY,
+            events_interval_shortest=POLLED_EVERY,
+            events_interval_longest=POLLED_EVERY,
             sync_interval=scenes.SELDOM,
             rate_limit_client=limit,
             rate_limit_orders=limit,

@@ -222,6 +222,25 @@ def test_making_work_due_never_puts_it_off_and_never_gives_it_to_a_second_worker
     assert claim(db, later) is None
 
 
+def test_work_that_is_given_back_is_rung_for_at_once(db: Engine, job: Key) -> None:
+    assert ring(db) == [job]
+    lease = claim(db, job)
+    assert lease
+    assert ring(db) == []
+    give_back(db, lease)
+    assert ring(db) == [job]
+
+
+def test_who_lost_a_lease_gives_nothing_back(db: Engine, job: Key) -> None:
+    lost = claim(db, job, lease=AT_ONCE)
+    assert lost
+    mine = claim(db, job)
+    assert mine
+    give_back(db, lost)
+    assert claim(db, job) is None
+    settle(db, mine)
+
+
 def test_only_the_named_work_is_claimed_fenced_and_settled(db: Engine, job: Key) -> None:
     other = add(db)
     sibling = job | {"kind": "listing"}
@@ -261,6 +280,11 @@ def claim(db: Engine, key: Key, *, lease: timedelta = timedelta(minutes=1)) -> L
 def settle(db: Engine, lease: Lease, **values: Any) -> None:
     with database.transaction(db) as tx:
         due.settle(tx, lease, **{"due_at": None, **values})
+
+
+def give_back(db: Engine, lease: Lease) -> None:
+    with database.transaction(db) as tx:
+        due.give_back(tx, lease)
 
 
 def make_due(db: Engine, key: Key) -> None:

@@ -1,5 +1,6 @@
 """The tick where the broker is away, and what a worker leaves behind: no work waits for a message that nobody sent."""
 
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ from kombu.exceptions import OperationalError
 
 from orders_backup import bell, due, roster, worker
 from orders_backup import db as database
+from orders_backup.canary import Hearing
 from orders_backup.due import Key
 from orders_backup.roster import Report
 from orders_backup.runtime import Runtime
@@ -81,10 +83,27 @@ def test_what_a_worker_leaves_undone_is_due_for_the_others_at_once(work: Runtime
     with database.transaction(work.db) as tx:
         roster.put(tx, Report("gone", 8))
         keys = due.ring(tx, syncs)
-        for key in keys:
-            assert due.claim(tx, syncs, key, lease=work.settings.lease)
-    undone = [("sync", {name: str(value) for name, value in key.items()}) for key in keys[:2]]
-    worker._leave_behind(work, "gone", undone)
+        leases = [due.claim(tx, syncs, key, lease=work.settings.lease) for key in keys]
+    worker._leave_behind(work, "gone", [[lease] for lease in leases[:2] if lease])
     with database.transaction(work.db) as tx:
         assert sorted(map(str, due.ring(tx, syncs))) == sorted(map(str, keys[:2]))
         assert tx.execute(sa.select(sa.func.count()).select_from(worker_slots)).scalar_one() == 0
+
+
+def test_a_worker_leaves_behind_what_its_tasks_claimed_and_nothing_that_others_hold(work: Runtime) -> None:
+    with database.transaction(work.db) as tx:
+        mine, others, *_ = due.ring(tx, syncs)
+        assert due.claim(tx, syncs, others, lease=work.settings.lease)
+    hearing, undone = Hearing(hands=2), list[Any]()
+
+    def claims(key: Key) -> None:
+        with database.transaction(work.db) as tx:
+            due.claim(tx, syncs, key, lease=work.settings.lease)
+        undone.extend(hearing.working_on())
+
+    for key in (mine, others):
+        worker._run(hearing, "sync", {name: str(value) for name, value in key.items()}, partial(claims, key))
+    worker._leave_behind(work, "gone", undone)
+    with database.transaction(work.db) as tx:
+        assert due.ring(tx, syncs) == [mine]
+    assert hearing.working_on() == []

@@ -7,6 +7,7 @@ Times are the database's clock throughout.
 
 import functools
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +32,10 @@ class Lease:
     generation: int
     now: datetime
     failures: int
+
+
+CLAIMED: ContextVar[list[Lease]] = ContextVar("claimed")
+"""Where a worker's task notes what it claims, to be given back should the worker have to leave it."""
 
 
 def ring(
@@ -118,7 +123,9 @@ def claim(tx: Connection, table: sa.Table, key: Key, *, lease: timedelta) -> Lea
     row = tx.execute(statement).one_or_none()
     if row is None:
         return None
-    return Lease(table, key, row[0], row[2].astimezone(UTC), row[1])
+    claimed = Lease(table, key, row[0], row[2].astimezone(UTC), row[1])
+    CLAIMED.get([]).append(claimed)
+    return claimed
 
 
 def fence(tx: Connection, lease: Lease, *, extend: timedelta) -> None:
@@ -165,10 +172,11 @@ def settle(
         raise LeaseLostError("Another worker took over this work.")
 
 
-def give_back(tx: Connection, table: sa.Table, key: Key) -> None:
-    """Ends the lease of work that its process leaves undone, so that nobody waits for it to run out. Whoever holds it
-    is fenced by the next claim."""
-    tx.execute(sa.update(table).values(rung_at=None, leased_until=None).where(*_is(table, key)))
+def give_back(tx: Connection, lease: Lease) -> None:
+    """Ends the lease of work that its process leaves undone, so that nobody waits for it to run out; nothing where
+    another holds the work by now. Who had it is fenced by the next claim."""
+    statement = sa.update(lease.table).values(rung_at=None, leased_until=None)
+    tx.execute(statement.where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation))
 
 
 def make_due(tx: Connection, table: sa.Table, key: Key) -> None:

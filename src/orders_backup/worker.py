@@ -104,7 +104,9 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
     structlog.contextvars.bind_contextvars(task="_".join([task, *([key["kind"]] if "kind" in key else [])]))
-    hands.began(time.monotonic(), (task, key))
+    claimed: list[due.Lease] = []
+    due.CLAIMED.set(claimed)
+    hands.began(time.monotonic(), claimed)
     ids = {name: value for name, value in key.items() if name.endswith("_id")}
     try:
         work()
@@ -225,14 +227,12 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
         sys.exit(liveness.EX_SOFTWARE)
 
 
-def _leave_behind(runtime: Runtime, name: str, undone: Sequence[tuple[str, dict[str, str]]]) -> None:
+def _leave_behind(runtime: Runtime, name: str, undone: Sequence[Sequence[due.Lease]]) -> None:
     """What a worker does not finish is due for the others at once; and its name goes from the roster."""
     try:
         with database.transaction(runtime.db) as tx:
-            for task, key in undone:
-                due.give_back(
-                    tx, TABLES[task], {**key, **{name: UUID(key[name]) for name in key if name.endswith("_id")}}
-                )
+            for lease in [lease for task in undone for lease in task]:
+                due.give_back(tx, lease)
             roster.strike(tx, name)
     except DatabaseUnavailableError:
         logger.info("farewell_failed")

@@ -229,6 +229,33 @@ def test_a_damaged_file_keeps_no_login_from_the_older_pair(login: Login, tmp_pat
         assert found.generation == 2
 
 
+def test_a_login_that_was_half_forgotten_is_forgotten_by_the_next_round(login: Login) -> None:
+    login.rotates(2)
+    folder = login.runtime.settings.data_dir / "tokens" / str(login.account_id)
+    kept = {path: path.read_bytes() for path in folder.glob("*.json")}
+    assert len(kept) >= 2
+    with database.transaction(login.runtime.db) as tx:
+        connect.disconnect(tx, login.account_id)
+    login.sweeps()
+    assert not any(path.exists() for path in kept)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    login.sweeps()
+    assert not any(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_the_disk_forgets_a_login_whatever_object_storage_does(stored: Login, bucket: Bucket, is_away: bool) -> None:
+    stored.rotates(1)
+    assert stored.files()
+    if is_away:
+        bucket.stop()
+    with database.transaction(stored.runtime.db) as tx:
+        connect.disconnect(tx, stored.account_id)
+    stored.sweeps(2)
+    assert [name[13:] for name in stored.files()] == ["forgotten"]
+
+
 # A restored database
 
 

@@ -124,6 +124,28 @@ def test_a_failure_of_one_step_keeps_no_other_from_its_work(
     assert login.generation == 2
 
 
+def test_a_first_round_that_has_much_to_do_ends_in_time_and_the_next_goes_on(
+    login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login.clockwork.passes(HOURS)
+    login.loses_its_disk()
+    sweep = Sweep(login.runtime)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeper, "AT_MOST", -1.0)
+        sweep.round()
+        assert login.files() == []
+    sweep.round()
+    assert len(login.files()) == 1
+    with database.transaction(login.runtime.db) as tx:
+        connect.disconnect(tx, login.account_id)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeper, "AT_MOST", -1.0)
+        sweep.round()
+        assert not login.files()[0].endswith("forgotten")
+    sweep.round()
+    assert [name[13:] for name in login.files()] == ["forgotten"]
+
+
 # The protocol
 
 

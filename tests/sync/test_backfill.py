@@ -1,16 +1,29 @@
 """History by windows: everything, byte for byte, with few calls, through interruptions and unsound pages."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.shop import Shop
+
+from orders_backup import db as database
+from orders_backup.sync import plan, state
 
 LIST = "/order/checkout-forms"
 
 
 def lists(shop: Shop) -> int:
     return sum(count for (path, _), count in shop.world.counts.items() if path == LIST)
+
+
+def minutes_until_the_next_listing(shop: Shop) -> float:
+    """From the end of the last one on."""
+    row = shop.rows("""
+        SELECT extract(epoch FROM s.due_at - max(h.finished_at)) FROM syncs s JOIN sync_history h USING (account_id)
+         WHERE s.kind = 'listing' AND h.kind IN ('backfill', 'full', 'reconcile') GROUP BY s.due_at
+    """)
+    return float(row[0][0]) / 60
 
 
 def test_every_order_is_kept_byte_for_byte_with_one_call_a_page(shop: Shop) -> None:
@@ -101,6 +114,60 @@ def test_a_list_that_never_holds_still_is_never_called_complete(shop: Shop) -> N
     for _ in range(3):
         shop.sweep("reconcile")
     assert shop.certificate().complete
+
+
+def test_what_cannot_be_proven_is_listed_again_ever_later(level: Shop) -> None:
+    level.world.faults("shifted_page", path=LIST, times=None, by=1)
+    minutes = []
+    for _ in range(4):
+        level.work_on_listing()
+        minutes.append(minutes_until_the_next_listing(level))
+    assert minutes == [pytest.approx(wait, rel=0.1) for wait in (2.5, 5, 10, 20)]
+    assert level.value("SELECT failures FROM syncs WHERE kind = 'listing'") == 0
+    level.world.clear_faults()
+    level.work_on_listing()
+    level.world.faults("shifted_page", path=LIST, times=None, by=1)
+    level.work_on_listing()
+    assert minutes_until_the_next_listing(level) == pytest.approx(2.5, rel=0.1)
+
+
+def test_what_cannot_be_proven_waits_at_most_an_hour() -> None:
+    waits = [plan.unproven_again(failed) for failed in range(1, 1000)]
+    assert waits == sorted(waits)
+    assert waits[-1] == timedelta(hours=1)
+
+
+def test_what_cannot_be_proven_is_not_tried_without_end_where_an_account_has_its_own_interval(level: Shop) -> None:
+    level.change("UPDATE accounts SET sync_interval_seconds = 600")
+    level.change("UPDATE syncs SET succeeded_at = succeeded_at - interval '1 day' WHERE kind = 'listing'")
+    level.world.faults("shifted_page", path=LIST, times=None, by=1)
+    minutes = []
+    for _ in range(5):
+        level.work_on_listing()
+        minutes.append(minutes_until_the_next_listing(level))
+        with database.transaction(level.runtime.db) as tx:
+            state.wake(tx)
+        assert minutes_until_the_next_listing(level) == minutes[-1]
+    assert minutes == [pytest.approx(wait, rel=0.1) for wait in (2.5, 5, 10, 10, 10)]
+
+
+def test_an_interval_that_was_made_shorter_counts_from_the_last_full_sync(level: Shop) -> None:
+    level.sweep()
+    level.change("UPDATE syncs SET due_at = clock_timestamp() + interval '6 h' WHERE kind = 'listing'")
+    level.change("UPDATE accounts SET sync_interval_seconds = 600")
+    with database.transaction(level.runtime.db) as tx:
+        state.wake(tx)
+    assert minutes_until_the_next_listing(level) == pytest.approx(10, rel=0.1)
+
+
+def test_a_listing_that_succeeded_is_known_as_such_though_another_run_waits(shop: Shop) -> None:
+    with database.transaction(shop.runtime.db) as tx:
+        state.wake(tx)
+        state.request(tx, shop.account_id, "reconcile")
+    shop.work_on_listing()
+    assert shop.value("SELECT status FROM sync_history WHERE kind = 'backfill'") == "succeeded"
+    assert shop.value("SELECT status FROM sync_history WHERE kind = 'reconcile'") == "queued"
+    assert shop.value("SELECT succeeded_at FROM syncs WHERE kind = 'listing'") is not None
 
 
 def test_more_orders_than_a_list_can_page_are_reached_by_halves(make_shop: Callable[[int], Shop]) -> None:

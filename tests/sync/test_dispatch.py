@@ -13,7 +13,7 @@ from orders_backup import due, roster
 from orders_backup.budget import Bucket
 from orders_backup.due import Key, Lease
 from orders_backup.roster import Report
-from orders_backup.sync import dispatch
+from orders_backup.sync import dispatch, state
 from orders_backup.tables import accounts, request_budget, sync_history, syncs, worker_slots
 
 PLENTY = Bucket("polls", 1_000_000)
@@ -44,11 +44,34 @@ def test_as_many_are_told_again_as_were_taken(db: Engine) -> None:
     assert len(ring(db)) == 5
 
 
-def test_journals_are_told_of_however_many_listings_are_due_for_longer(db: Engine) -> None:
-    add(db, 300, "listing", due_for=timedelta(hours=1))
-    add(db, 5, "journal", due_for=timedelta(seconds=1))
+@pytest.mark.parametrize("kind", dispatch.LASTING)
+def test_journals_are_told_of_however_much_else_is_due_for_longer(db: Engine, kind: str) -> None:
+    add(db, 300, kind, due_for=timedelta(hours=1))
+    add(db, SLOTS, "journal", due_for=timedelta(seconds=1))
     told = ring(db)
-    assert Counter(key["kind"] for key in told)["journal"] == 5
+    assert Counter(key["kind"] for key in told)["journal"] == SLOTS
+
+
+def test_every_standing_job_but_the_journal_is_of_those_that_last() -> None:
+    assert {"journal", *dispatch.LASTING} == set(state.RUN_KINDS)
+
+
+@pytest.mark.parametrize("kind", dispatch.LASTING)
+def test_of_what_lasts_no_kind_takes_the_last_slot(db: Engine, kind: str) -> None:
+    add(db, 100, kind)
+    assert len(ring(db)) == SLOTS // 2 - 1
+    other = next(one for one in dispatch.LASTING if one != kind)
+    add(db, 100, other)
+    assert [key["kind"] for key in ring(db)] == [other]
+
+
+def test_what_the_polls_may_spend_is_spent_on_journals_alone(db: Engine) -> None:
+    few = Bucket("polls", 100)
+    for kind in dispatch.LASTING:
+        add(db, 100, kind)
+    assert len(ring(db, slots=100, polls=few)) == 50
+    add(db, 100, "journal")
+    assert len(ring(db, slots=100, polls=few)) == few.burst
 
 
 def test_listings_never_hold_more_than_half_of_the_slots(db: Engine) -> None:
@@ -82,16 +105,18 @@ def test_a_freed_slot_goes_to_the_kind_that_holds_fewer(db: Engine) -> None:
 
 
 def test_where_there_is_one_slot_for_what_lasts_every_kind_of_it_comes_to_it(db: Engine) -> None:
-    add(db, 60, "listing", due_for=timedelta(hours=1))
-    fulls = add(db, 60, "listing", succeeded=True)
+    add(db, 80, "listing", due_for=timedelta(hours=1))
+    fulls = add(db, 80, "listing", succeeded=True)
+    add(db, 80, "sweep")
+    add(db, 80, "extras")
     kinds = set()
-    for _ in range(50):
+    for _ in range(80):
         [key] = ring(db, slots=2)
         lease = claim(db, key)
         assert lease
-        kinds.add(key["account_id"] in fulls)
+        kinds.add((key["kind"], key["account_id"] in fulls))
         settle(db, lease)
-    assert kinds == {True, False}
+    assert kinds == {("listing", True), ("listing", False), ("sweep", False), ("extras", False)}
 
 
 def test_accounts_that_fail_are_tried_in_a_quarter_of_the_slots_and_delay_nobody(db: Engine) -> None:
@@ -121,6 +146,27 @@ def test_what_somebody_asked_for_comes_first(db: Engine) -> None:
         run = {"id": uuid4(), "account_id": asked, "kind": "incremental", "status": "queued"}
         tx.execute(sa.insert(sync_history).values(run))
     assert asked in {key["account_id"] for key in ring(db)}
+
+
+def test_a_full_sync_that_somebody_asked_for_hastens_no_journal(db: Engine) -> None:
+    add(db, 50, "journal", due_for=timedelta(hours=1))
+    [asked] = add(db, 1, "journal", due_for=timedelta(0))
+    with database.transaction(db) as tx:
+        run = {"id": uuid4(), "account_id": asked, "kind": "reconcile", "status": "queued"}
+        tx.execute(sa.insert(sync_history).values(run))
+    assert asked not in {key["account_id"] for key in ring(db)}
+
+
+def test_a_full_sync_that_somebody_asked_for_goes_before_those_due_for_longer(db: Engine) -> None:
+    add(db, 50, "listing", due_for=timedelta(hours=1), succeeded=True)
+    [polled, asked] = add(db, 2, "listing", due_for=timedelta(0), succeeded=True)
+    with database.transaction(db) as tx:
+        rows = [(polled, "incremental"), (asked, "full")]
+        runs = [{"id": uuid4(), "account_id": one, "kind": kind, "status": "queued"} for one, kind in rows]
+        tx.execute(sa.insert(sync_history), runs)
+    told = {key["account_id"] for key in ring(db)}
+    assert asked in told
+    assert polled not in told
 
 
 def test_journals_are_polled_no_more_than_their_share_of_the_limit_allows(db: Engine) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from tests.shop import Shop
 
 from allegro_simulator.http import Request, Response
@@ -15,8 +18,11 @@ from orders_backup import db as database
 from orders_backup.accounts import connect, queries
 from orders_backup.budget import Priority
 from orders_backup.errors import DatabaseUnavailableError
-from orders_backup.orders import extras
-from orders_backup.sync import extras_plan, state
+from orders_backup.orders import extras, feed
+from orders_backup.sync import extras as sync_extras
+from orders_backup.sync import extras_plan, extras_state, state
+from orders_backup.sync import job as jobs
+from orders_backup.sync.job import Job
 
 SHIPMENTS = "/order/checkout-forms/{id}/shipments"
 INVOICES = "/order/checkout-forms/{id}/invoices"
@@ -574,3 +580,66 @@ def test_a_dictionary_is_never_trained_on_what_lies_beside_orders(small: Shop) -
     settle(small)
     assert small.value("SELECT count(*) FROM codec_dictionaries") == 0
     assert differences(small) == []
+
+
+class KilledError(BaseException):
+    """The end of the process."""
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many changes each page of our feed held; the process ends before one that would be the fifth."""
+    read, page = list[int](), feed.page
+
+    def counted(tx: Connection, **asked: Any) -> tuple[list[Any], feed.Position, bool]:
+        if len(read) == 4:
+            raise KilledError
+        changes, after, has_more = page(tx, **asked)
+        read.append(len(changes))
+        return changes, after, has_more
+
+    monkeypatch.setattr(feed, "page", counted)
+    return read
+
+
+def test_a_follow_that_is_killed_goes_on_where_it_was(
+    small: Shop, pages: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_extras, "FEED_PAGE", 5)
+    with pytest.raises(KilledError):
+        small.look()
+    assert pages == [5, 5, 5, 5]
+    pages.clear()
+    small.look()
+    assert pages == [5, 5]
+
+
+def test_the_next_slice_of_a_turn_follows_no_page_again(small: Shop, pages: list[int]) -> None:
+    def twice(job: Job) -> datetime:
+        sync_extras._follow(job, {"shipments"})
+        sync_extras._follow(job, {"shipments"})
+        return job.now() + timedelta(hours=1)
+
+    small._due_now()
+    jobs.work(small.runtime, small.account_id, "extras", priority=Priority.EXTRAS, body=twice)
+    assert pages == [30, 0]
+
+
+def test_who_lost_his_list_to_another_asks_for_none_of_it(small: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, begun = extras_state.begin_listing, list[str]()
+
+    def begins(tx: Connection, account_id: UUID, kind: str, **asked: Any) -> None:
+        begin(tx, account_id, kind, **asked)
+        begun.append(kind)
+
+    def taken_over_and_finished(*_: object) -> None:
+        if begun:
+            begun.clear()
+            small.change("UPDATE syncs SET lease_generation = lease_generation + 1 WHERE kind = 'extras'")
+            small.change("UPDATE extra_kinds SET span = NULL, since = NULL, until = NULL, all_at = clock_timestamp()")
+
+    monkeypatch.setattr(extras_state, "begin_listing", begins)
+    sa.event.listen(small.runtime.db, "checkin", taken_over_and_finished)
+    small.look()
+    assert calls(small) == {}
+    assert small.value("SELECT count(*) FROM extra_kinds WHERE all_at IS NOT NULL") == 1

@@ -83,6 +83,19 @@ def test_a_sync_over_a_chosen_range_is_no_certificate_of_the_account(level: Shop
     assert level.certificate().run_id == before
 
 
+def test_a_reconcile_that_runs_may_have_passed_what_is_meant_and_another_is_queued_once(level: Shop) -> None:
+    def soon() -> dict[str, int]:
+        with database.transaction(level.runtime.db) as tx:
+            state.reconcile_soon(tx, level.account_id)
+        query = "SELECT status, count(*) FROM sync_history WHERE kind = 'reconcile' GROUP BY status"
+        return {str(status): int(count) for status, count in level.rows(query)}
+
+    assert soon() == {"queued": 1}
+    level.change("UPDATE sync_history SET status = 'running', started_at = clock_timestamp() WHERE kind = 'reconcile'")
+    assert soon() == {"queued": 1, "running": 1}
+    assert soon() == {"queued": 1, "running": 1}
+
+
 @given(
     since=st.datetimes(datetime(2020, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC)),
     days=st.floats(0.001, 900),

@@ -13,6 +13,7 @@ from orders_backup.sync import nets, plan, pull, sweeps
 
 LIST = "/order/checkout-forms"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+CUT_OFF = b'{"checkoutForms":['
 
 
 def lists(shop: Shop) -> int:
@@ -34,6 +35,15 @@ def order_bought(shop: Shop, days_ago: float, *, fulfillment: str) -> str:
             age=days_ago * 86400,
         )
     )
+
+
+def hours_until_the_next(shop: Shop) -> float:
+    """From the end of the last sweep on."""
+    row = shop.rows("""
+        SELECT extract(epoch FROM s.due_at - max(h.finished_at)) FROM syncs s JOIN sync_history h USING (account_id)
+         WHERE s.kind = 'sweep' AND h.kind = 'sweep' GROUP BY s.due_at
+    """)
+    return float(row[0][0]) / 3600
 
 
 def test_a_sweep_waits_for_the_end_of_the_backfill(shop: Shop) -> None:
@@ -193,6 +203,28 @@ def test_an_unsound_page_of_changes_is_read_again(level: Shop, kind: str, option
     assert level.versions(lost) == [level.world.body(lost)]
 
 
+def test_a_page_of_changes_that_is_unreadable_once_is_read_again(level: Shop) -> None:
+    level.sweep_hourly()
+    lost = level.world.buys(level.seller_id, silently=True)
+    level.world.faults("answer", path=LIST, times=1, body=CUT_OFF)
+    level.sweep_hourly()
+    assert level.versions(lost) == [level.world.body(lost)]
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+
+
+def test_a_page_of_changes_that_stays_unreadable_has_every_order_listed(level: Shop) -> None:
+    level.sweep_hourly()
+    old = order_bought(level, 100, fulfillment="PICKED_UP")
+    level.world.surcharges(old, silently=True)
+    level.change("UPDATE syncs SET due_at = clock_timestamp() + interval '1 h' WHERE kind = 'listing'")
+    level.world.faults("answer", path=LIST, times=2, body=CUT_OFF)
+    level.sweep_hourly()
+    assert level.value("SELECT last_error FROM syncs WHERE kind = 'sweep'") is None
+    assert level.value("SELECT status FROM sync_history WHERE kind = 'reconcile'") == "queued"
+    level.work_on_listing()
+    assert level.versions(old)[-1] == level.world.body(old)
+
+
 def test_a_filter_by_change_that_is_ignored_for_good_fails_the_sweep_and_moves_nothing(level: Shop) -> None:
     level.sweep_hourly()
     cursor = level.value("SELECT cursor FROM syncs WHERE kind = 'sweep'")
@@ -210,6 +242,10 @@ def test_a_filter_that_is_ignored_for_good_fails_the_sweep_and_owes_nothing(leve
     assert level.value("SELECT count(*) FROM owed_orders") == 0
     last = "SELECT status FROM sync_history WHERE kind = 'sweep' ORDER BY requested_at DESC LIMIT 1"
     assert level.value(last) == "failed"
+    level._due_now()
+    sweeps.sweep(level.runtime, level.account_id)
+    assert level.value(last) == "failed"
+    assert 0.89 <= hours_until_the_next(level) <= 1.11
     assert "outside" in level.value("SELECT note FROM sync_windows WHERE status = 'unstable'")
 
 
@@ -225,6 +261,16 @@ def test_a_sweep_whose_lease_was_lost_does_not_count_its_calls(level: Shop, monk
     level._due_now()
     sweeps.sweep(level.runtime, level.account_id)
     assert level.value("SELECT calls FROM sync_history WHERE kind = 'sweep'") == 0
+
+
+def test_accounts_that_were_connected_together_do_not_sweep_together_for_ever(level: Shop) -> None:
+    hours = []
+    for _ in range(8):
+        level._due_now()
+        sweeps.sweep(level.runtime, level.account_id)
+        hours.append(hours_until_the_next(level))
+    assert all(0.89 <= one <= 1.11 for one in hours)
+    assert max(hours) - min(hours) > 0.01
 
 
 def test_the_counts_of_a_sweep_add_up(level: Shop) -> None:

@@ -92,9 +92,8 @@ def forget(runtime: Runtime, account_id: UUID, generation: int) -> None:
     """Nothing up to this generation comes back: said on this disk, and its pairs are gone from it. Raises OSError."""
     folder = _folder(runtime, account_id)
     end = folder / f"{Entry(generation, FORGOTTEN).name}.json"
-    if end.exists():
-        return
-    spool.write(end, b"{}")
+    if not end.exists():
+        spool.write(end, b"{}")
     for old in _held(folder):
         if old.generation <= generation and old.mark != FORGOTTEN:
             (folder / f"{old.name}.json").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from orders_backup.tables import account_tokens, accounts
 
 EVERY = 3.0
 AT_MOST = 5.0
-"""Seconds for the open refreshes of one round: the pairs that wait for the journal have five."""
+"""Seconds of one round for each step that may have much to do: a pair that waits for the journal has five."""
 LEFT_OVER = 86_400.0
 RECENT = sa.text("interval '10 minutes'")
 
@@ -115,7 +115,10 @@ def journal_rows(sweep: Sweep) -> None:
         query = query.where(table.obtained_at > sa.func.clock_timestamp() - RECENT)
     with database.transaction(sweep.runtime.db) as tx:
         rows = tx.execute(query).all()
+    deadline = time.monotonic() + AT_MOST
     for row in rows:
+        if time.monotonic() > deadline:
+            return
         if (row.account_id, row.generation) not in sweep.journaled:
             _journal_row(sweep, row.account_id)
     sweep.has_seen_all = True
@@ -138,7 +141,10 @@ def tell_forgotten(sweep: Sweep) -> None:
     ended = accounts.c.forgotten_generation
     with database.transaction(sweep.runtime.db) as tx:
         rows = tx.execute(sa.select(accounts.c.id, ended).where(ended.is_not(None))).all()
+    deadline = time.monotonic() + AT_MOST
     for row in rows:
+        if time.monotonic() > deadline:
+            return
         if (row.id, row.forgotten_generation) not in sweep.told:
             journal.forget(sweep.runtime, row.id, row.forgotten_generation + 1)
             journal.forget_far(sweep.runtime, row.id, row.forgotten_generation + 1)

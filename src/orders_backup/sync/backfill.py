@@ -5,18 +5,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
-from orders_backup.sync import evidence, plan, pull, reconcile, state, windows
 from orders_backup.sync import job as jobs
+from orders_backup.sync import plan, pull, reconcile, runs, state, windows
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
-
-log = structlog.get_logger()
 
 
 def work_on_listing(runtime: Runtime, account_id: UUID) -> None:
@@ -39,7 +36,7 @@ def _list(job: Job) -> datetime:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             state.count_calls(tx, run.id, job.calls.made)
-    return _finish(job, run.id) if is_over else job.now()
+    return _again_at(job, runs.finish(job, run.id)) if is_over else job.now()
 
 
 def _run(job: Job) -> "Row[Any]":
@@ -79,33 +76,15 @@ def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
     return reconcile.windows(run.range_from, run.range_to, now=now)
 
 
-def _finish(job: Job, run_id: UUID) -> datetime:
-    """All windows are closed: the run proved them all, or it says which it could not."""
+def _again_at(job: Job, run: "Row[Any]") -> datetime:
+    """When to go on: at once where another run waits, and ever later while nothing can be proven."""
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
-        job.fence(tx)
-        unproven = [window for window in evidence.windows(tx, job.account_id, run_id) if window.status == "unstable"]
-        error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
-        state.finish_run(tx, run_id, error=error, now=now)
-        run = state.run(tx, run_id)
         another = state.unfinished(tx, job.account_id, state.LISTING_KINDS)
-        due_at = min(now + job.interval, _certificate_due_at(tx, job))
-        has_debts = state.next_owed_at(tx, job.account_id) is not None
-        if has_debts:
-            state.make_journal_due(tx, job.account_id)
-    log.info(
-        "sync_finished",
-        account_id=str(job.account_id),
-        kind=run.kind,
-        listed=run.listed,
-        inserted=run.inserted,
-        updated=run.updated,
-        unchanged=run.unchanged,
-        set_aside=run.set_aside,
-        calls=run.calls,
-        error=error,
-    )
-    if another is not None and error is None:
+        failed = state.failed_in_a_row(tx, job.account_id, state.LISTING_KINDS)
+        certificate_due_at = _certificate_due_at(tx, job)
+    if run.error is not None:
+        return now + min(plan.unproven_again(failed), job.interval)
+    if another is not None:
         return now
-    job.values = {} if error else {"succeeded_at": now}
-    return now + plan.backoff(job.lease.failures + 5) if error else max(due_at, now)
+    return max(min(now + job.interval, certificate_due_at), now)

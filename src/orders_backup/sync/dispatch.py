@@ -16,10 +16,11 @@ from sqlalchemy.engine import Connection
 from orders_backup import budget, due
 from orders_backup.budget import Bucket, Priority
 from orders_backup.due import Key
+from orders_backup.sync.state import RUN_KINDS
 from orders_backup.tables import accounts, sync_history, syncs
 
-LASTING = ("listing", "extras")
-"""Kinds of work that go on slice after slice; every other kind is soon done."""
+LASTING = ("listing", "sweep", "extras")
+"""All kinds of work but the journals, for which nothing may keep orders waiting."""
 
 POLLS_SHARE = 0.5
 """Of the client id's limit, for polls of journals; the rest is for what they find, and for the lists."""
@@ -40,8 +41,8 @@ class Lane:
     name: str
     only: sa.ColumnElement[bool]
     most: int
-    lasting: bool = True
     within: str | None = None
+    lasting: bool = True
     first: tuple[sa.ColumnElement[bool], ...] = ()
 
 
@@ -50,26 +51,30 @@ def lanes(slots: int) -> list[Lane]:
     """The lanes, for so many pieces of work at once.
 
     Who failed the last time is tried in a quarter of the slots, because his calls may hang until they time out. What
-    lasts gets half of them, and none of the three kinds of it all of these.
+    lasts gets half of them, and none of the four kinds of it all of these.
     """
-    is_well, lasts, is_listing = syncs.c.failures == 0, syncs.c.kind.in_(LASTING), syncs.c.kind == "listing"
+    is_well, lasts, kind = syncs.c.failures == 0, syncs.c.kind.in_(LASTING), syncs.c.kind
     is_new, half = syncs.c.succeeded_at.is_(None), max(slots // 2, 1)
     part = max(half - 1, 1)
     return [
-        Lane("live", is_well & ~lasts, slots + half, lasting=False, first=(_nobody_waits(),)),
+        Lane("live", is_well & ~lasts, slots + half, lasting=False, first=(_nobody_waits("journal"),)),
         Lane("failing", ~is_well, max(slots // 4, 1)),
         Lane("lasting", is_well & lasts, half),
-        Lane("full", is_well & is_listing & ~is_new, part, within="lasting", first=(_nobody_waits(),)),
-        Lane("backfill", is_well & is_listing & is_new, part, within="lasting"),
-        Lane("extras", is_well & lasts & ~is_listing, part, within="lasting"),
+        Lane("full", is_well & (kind == "listing") & ~is_new, part, "lasting", first=(_nobody_waits("listing"),)),
+        Lane("backfill", is_well & (kind == "listing") & is_new, part, "lasting"),
+        Lane("sweep", is_well & (kind == "sweep"), part, "lasting"),
+        Lane("extras", is_well & (kind == "extras"), part, "lasting"),
     ]
 
 
-def _nobody_waits() -> sa.ColumnElement[bool]:
-    """False, which sorts first, where somebody asked for a run."""
+def _nobody_waits(kind: str) -> sa.ColumnElement[bool]:
+    """False, which sorts first, where somebody asked for a run of those that this kind of job works on."""
     table = sync_history.c
     return ~sa.exists().where(
-        table.account_id == syncs.c.account_id, table.finished_at.is_(None), table.status == "queued"
+        table.account_id == syncs.c.account_id,
+        table.kind.in_(RUN_KINDS[kind]),
+        table.finished_at.is_(None),
+        table.status == "queued",
     )
 
 

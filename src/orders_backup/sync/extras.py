@@ -84,7 +84,7 @@ def _next(job: Job, kinds: set[str]) -> datetime:
 
 
 def _follow(job: Job, kinds: set[str]) -> None:
-    """Schedules every order that is new or changed since the bookmark; doing a part of it again is harmless."""
+    """Schedules every order that is new or changed since the bookmark, which moves with each page."""
     after = feed.Position(*plan.opened(job.cursor, kinds))
     has_more = bool(kinds)
     while has_more and job.now() < job.ends_at:
@@ -99,7 +99,9 @@ def _follow(job: Job, kinds: set[str]) -> None:
             job.fence(tx)
             found = extras_sql.known(tx, job.account_id, list(changed_at), kinds)
             extras.schedule(tx, job.account_id, _looks(found, changed_at))
-        job.values["cursor"] = plan.bookmark(after.xid, after.seq, kinds)
+            bookmark = plan.bookmark(after.xid, after.seq, kinds)
+            extras_sql.followed_to(tx, job.account_id, bookmark)
+        job.cursor = bookmark
 
 
 def _looks(found: list[Known], changed_at: dict[str, datetime | None]) -> list[Look]:
@@ -130,6 +132,7 @@ def _list(job: Job, kind: str, tried: Tried) -> None:
     page: ExtraPage | None = None
     while (page is None or not page.is_last) and job.now() < job.ends_at:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)
             row = extras_sql.listing(tx, job.account_id, kind)
         before, ask = page, partial(_page, job, row)
         try:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from orders_backup.sync import extras_plan
 from orders_backup.sync.extras_plan import Order
-from orders_backup.tables import accounts, extra_kinds, order_extras
+from orders_backup.tables import accounts, extra_kinds, order_extras, syncs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ def kinds(tx: Connection, account_id: UUID) -> tuple[set[str], set[str]]:
     table = extra_kinds.c
     off = sa.select(table.kind).where(table.account_id == account_id, table.off_until > sa.func.clock_timestamp())
     return set(wanted), set(tx.execute(off).scalars())
+
+
+def followed_to(tx: Connection, account_id: UUID, bookmark: str) -> None:
+    """How far our change feed was followed."""
+    mine = (syncs.c.account_id == account_id) & (syncs.c.kind == "extras")
+    tx.execute(sa.update(syncs).values(cursor=bookmark).where(mine))
 
 
 def rest(tx: Connection, account_id: UUID, kind: str, *, until: datetime, reason: str) -> None:

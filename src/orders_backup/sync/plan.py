@@ -287,3 +287,8 @@ def poll_after(known: Rhythm, bounds: Interval, *, now: datetime) -> timedelta:
 def backoff(failures: int) -> timedelta:
     """5 s, 10 s, 20 s … at most 10 minutes."""
     return min(timedelta(seconds=5 * 2 ** min(failures, 10)), timedelta(minutes=10))
+
+
+def unproven_again(failed: int) -> timedelta:
+    """How long a listing waits after so many runs in a row that could not prove everything: at most an hour."""
+    return min(timedelta(seconds=150 * 2 ** min(failed - 1, 10)), timedelta(hours=1))

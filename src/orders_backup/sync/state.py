@@ -45,12 +45,17 @@ def wake(tx: Connection) -> None:
 
 _HASTEN = sa.text("""
     UPDATE syncs s
-       SET due_at = s.succeeded_at + make_interval(secs => a.sync_interval_seconds)
-      FROM accounts a
+       SET due_at = t.ended_at + make_interval(secs => a.sync_interval_seconds)
+      FROM accounts a CROSS JOIN LATERAL (
+               SELECT max(h.finished_at) AS ended_at FROM sync_history h
+                WHERE h.account_id = a.id AND h.kind IN ('backfill', 'full', 'reconcile')
+           ) t
      WHERE a.id = s.account_id AND s.kind = 'listing' AND a.sync_interval_seconds IS NOT NULL AND s.failures = 0
        AND s.due_at > s.succeeded_at + make_interval(secs => a.sync_interval_seconds + 1)
+       AND s.due_at > t.ended_at + make_interval(secs => a.sync_interval_seconds + 1)
 """)
-"""An interval that was made shorter counts from the last full sync, not from the end of the old interval."""
+"""An interval that was made shorter counts from the last full sync, not from the end of the old interval; one that
+could not prove everything counts too, or it would be tried again without end."""
 
 _WAKE = sa.text("""
     INSERT INTO syncs (account_id, kind, due_at)
@@ -136,16 +141,7 @@ def request(
     if account.status != "active" or account.paused:
         state = "paused" if account.paused else account.status
         raise ConflictError(f"This account is {state}; only an active account can be synced.")
-    table = sync_history.c
-    waiting = tx.execute(
-        sa.select(table.id).where(
-            table.account_id == account_id,
-            table.kind == kind,
-            table.status == "queued",
-            table.range_from.is_not_distinct_from(range_from),
-            table.range_to.is_not_distinct_from(range_to),
-        )
-    ).scalar_one_or_none()
+    waiting = _queued(tx, account_id, kind, range_from, range_to)
     run_id = waiting or open_run(tx, account_id, kind, range_from=range_from, range_to=range_to)
     job = "journal" if kind == "incremental" else "listing"
     due.make_due(tx, syncs, {"account_id": account_id, "kind": job})
@@ -153,11 +149,25 @@ def request(
 
 
 def reconcile_soon(tx: Connection, account_id: UUID) -> None:
-    """Every order has to be listed: a reconcile waits, unless one does already, and the listing is due."""
-    waiting = unfinished(tx, account_id, ["reconcile"])
-    if waiting is None or waiting.range_from is not None or waiting.range_to is not None:
+    """Every order has to be listed from now on: a reconcile waits, and the listing is due. One that is running may
+    have passed what is meant, and is not enough."""
+    if _queued(tx, account_id, "reconcile", None, None) is None:
         open_run(tx, account_id, "reconcile")
     due.make_due(tx, syncs, {"account_id": account_id, "kind": "listing"})
+
+
+def _queued(
+    tx: Connection, account_id: UUID, kind: str, range_from: datetime | None, range_to: datetime | None
+) -> UUID | None:
+    table = sync_history.c
+    query = sa.select(table.id).where(
+        table.account_id == account_id,
+        table.kind == kind,
+        table.status == "queued",
+        table.range_from.is_not_distinct_from(range_from),
+        table.range_to.is_not_distinct_from(range_to),
+    )
+    return tx.execute(query.limit(1)).scalar_one_or_none()
 
 
 def open_run(
@@ -193,6 +203,16 @@ def has_finished(tx: Connection, account_id: UUID, kind: str) -> bool:
     ended = table.finished_at.is_not(None)
     query = sa.select(table.id).where(table.account_id == account_id, table.kind == kind, ended)
     return tx.execute(query.limit(1)).one_or_none() is not None
+
+
+def failed_in_a_row(tx: Connection, account_id: UUID, kinds: Iterable[str]) -> int:
+    """How many runs of these kinds have failed since the last one that succeeded."""
+    table = sync_history.c
+    mine = (table.account_id == account_id) & table.kind.in_(list(kinds))
+    last = sa.select(sa.func.max(table.finished_at)).where(mine, table.status == "succeeded").scalar_subquery()
+    since = sa.func.coalesce(last, sa.text("'-infinity'::timestamptz"))
+    query = sa.select(sa.func.count()).where(mine, table.status == "failed", table.finished_at > since)
+    return tx.execute(query).scalar_one()
 
 
 def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:

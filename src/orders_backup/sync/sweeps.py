@@ -4,6 +4,7 @@ A fulfilment status moves no `updatedAt` and not always the journal (Allegro's s
 by status. What we hold as open and Allegro lists as open no more is owed a reading.
 """
 
+import random
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,13 +21,15 @@ from orders_backup.budget import Priority
 from orders_backup.errors import AllegroAnswerError, AllegroUnreadableError
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, discoveries, evidence, listing, nets, plan, state, windows
+from orders_backup.sync import alarms, discoveries, evidence, listing, nets, plan, runs, state, windows
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
 UNTIL_BACKFILLED = timedelta(minutes=5)
 """There is nothing to sweep before the history is loaded; after this long it is looked whether it is."""
+SPREAD = 0.1
+"""So much sooner or later each sweep comes: accounts that were connected together do not stay together."""
 ATTEMPTS = 3
 """After so many unsound pages by `updatedAt` the sweep fails, and goes on later where it was."""
 
@@ -52,7 +55,10 @@ def _sweep(job: Job) -> datetime:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             state.count_calls(tx, run.id, job.calls.made)
-    return _finish(job, run.id) if is_over else job.now()
+    if not is_over:
+        return job.now()
+    runs.finish(job, run.id)
+    return _again_at(job)
 
 
 def _run(job: Job) -> "Row[Any]":
@@ -85,7 +91,8 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
 
     Each page begins where the one before ended, by its moment and not by an offset: what changes meanwhile moves to
     the end of the list and is met again there. Only the last page makes it enough. False where the slice ended first.
-    A list with fewer changes than we know of is believed only the third time: an order may have been merged away.
+    A list with fewer changes than we know of is believed only the third time: an order may have been merged away. A
+    page that is unreadable is passed by, and every order listed, row by row where one spoils its page.
     """
     enough = run.started_at - nets.OVERLAP
     with database.transaction(job.runtime.db) as tx:
@@ -97,9 +104,9 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
             return False
         try:
             page = job.calls.ask(Route.ORDERS, partial(_ask, job, since, offset))
-        except AllegroUnreadableError as error:  # the full sync finds the order that spoils it, row by row
+        except AllegroUnreadableError as error:
             log.warning("sweep_cut_short", account_id=str(job.account_id), code=error.code)
-            _remember(job, enough)
+            _pass_by(job, enough)
             return True
         readings = listing.read(page)
         held = _store(job, run, readings, since=since)
@@ -118,6 +125,13 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
         swept_to = enough if is_last else min(since, enough - plan.MILLISECOND)
         _remember(job, swept_to)
     return True
+
+
+def _pass_by(job: Job, swept_to: datetime) -> None:
+    with database.transaction(job.runtime.db) as tx:
+        job.fence(tx)
+        state.reconcile_soon(tx, job.account_id)
+    _remember(job, swept_to)
 
 
 def _remember(job: Job, swept_to: datetime) -> None:
@@ -156,21 +170,6 @@ def _is_since(since: datetime, reading: Reading | Unreadable) -> bool:
     return moment is None or moment >= plan.in_milliseconds(since)
 
 
-def _finish(job: Job, run_id: UUID) -> datetime:
-    """Every window is closed: the next sweep is due after the interval, or sooner where one could not be proven."""
-    now = job.now()
-    with database.transaction(job.runtime.db) as tx:
-        job.fence(tx)
-        unproven = [one for one in evidence.windows(tx, job.account_id, run_id) if one.status == "unstable"]
-        error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
-        state.finish_run(tx, run_id, error=error, now=now)
-        run = state.run(tx, run_id)
-        if state.next_owed_at(tx, job.account_id) is not None:
-            state.make_journal_due(tx, job.account_id)
-    counted = {name: getattr(run, name) for name in ("listed", "inserted", "updated", "unchanged", "calls")}
-    log.info("sync_finished", account_id=str(job.account_id), kind="sweep", error=error, **counted)
-    job.values["succeeded_at"] = now
-    if error:
-        job.values.pop("succeeded_at")
-        return now + plan.backoff(job.lease.failures + 5)
-    return now + job.runtime.settings.sweep_interval
+def _again_at(job: Job) -> datetime:
+    """When the next sweep is due, whether or not this one could prove everything."""
+    return job.now() + job.runtime.settings.sweep_interval * random.uniform(1 - SPREAD, 1 + SPREAD)  # noqa: S311 – spread
