@@ -374,8 +374,7 @@ class Stage:
     # The campaign's own look at the database
 
     def rows(self, query: str, **values: object) -> list[Any]:
-        with wires.quietly(self.engine) as tx:
-            return list(tx.execute(sa.text(query), values).all())
+        return wires.look(self.engine, query, **values)
 
     def one(self, query: str, **values: object) -> Any:
         rows = self.rows(query, **values)

@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
-from . import wires
 from .hand import HAND
 from .road import LIST, TOKEN, Fault, Traffic
 from .stage import Armed, Stage
@@ -145,14 +142,12 @@ class Weather:
             return False
         query = """
             SELECT account_id, generation FROM account_tokens
-             WHERE intent_first_at IS NOT NULL AND intent_first_at > CAST(:now AS timestamptz) - interval '70 s'
+             WHERE intent_first_at IS NOT NULL AND intent_first_at > clock_timestamp() - interval '70 s'
         """
         folder = self.stage.settings.data_dir / "spool"
-        with wires.quietly(self.stage.engine) as tx:
-            for row in tx.execute(sa.text(query), {"now": HAND.now}):
-                if not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")):
-                    return True
-        return False
+        return any(
+            not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")) for row in self.stage.rows(query)
+        )
 
 
 def drawn(stage: Stage, traffic: Traffic) -> Weather:
