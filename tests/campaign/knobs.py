@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from orders_backup import worker as background
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
 
@@ -34,3 +35,15 @@ def turned(*, small: bool) -> Iterator[None]:
             setattr(module, name, value)
         for one in defaults:
             one["limit"] = plan.PAGE
+
+
+@contextlib.contextmanager
+def unplayed() -> Iterator[None]:
+    """Within the block the scheduler does not ring for webhooks and exports, of which no story has any."""
+    rested = {task: background.TABLES.pop(task) for task in ("deliver", "export")}
+    wake, background.outbox.wake = background.outbox.wake, lambda _: None
+    try:
+        yield
+    finally:
+        background.TABLES |= rested
+        background.outbox.wake = wake

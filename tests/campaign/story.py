@@ -359,7 +359,7 @@ def begun(
     story = Story(seed, stage, traffic, scale, seller.id, drawn, Reader(stage))
     stage.may_strike, stage.interlude = drawn.may_strike, story.interlude
     try:
-        with knobs.turned(small=scale.small_pages), playing(stage):
+        with knobs.turned(small=scale.small_pages), knobs.unplayed(), playing(stage):
             for _ in range(2):
                 stage.start()
             stage.say(f"seed {seed}: {scale} {sorted(drawn.families)} {drawn.rate}")
