@@ -57,7 +57,9 @@ def main() -> None:
 def verdict(found: list[Found], *, whole: bool) -> bool:
     """Whether enough was found, and everything that is named; `whole`: all bugs were tried."""
     caught = [one for one in found if one.seed is not None]
-    missed = sorted(NAMED - {one.bug.named for one in caught}) if whole else [one.bug.name for one in found if not one.seed]
+    missed = (
+        sorted(NAMED - {one.bug.named for one in caught}) if whole else [one.bug.name for one in found if not one.seed]
+    )
     unsound = sorted({seed for one in found for seed in one.unsound})
     print(f"{len(caught)} of {len(found)} planted bugs were found; named and missed: {', '.join(missed) or 'none'}")
     if unsound:

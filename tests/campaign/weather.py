@@ -50,6 +50,7 @@ class Weather:
     spared: int = 0
     has_aimed: bool = False
     has_frozen: bool = False
+    lies: int | None = None
 
     def arms(self) -> None:
         """One more action waits for its boundary, if this seed has any such family."""
@@ -96,7 +97,16 @@ class Weather:
         return drawn
 
     def _aimed(self, path: str) -> Fault | None:
-        """Once in a story a process stands still in a refresh, while another one needs the token."""
+        """Once in a story a process stands still in a refresh, while another one needs the token.
+
+        And once Allegro answers several lists in a row as if nothing had been asked for.
+        """
+        if path == LIST and "lists" in self.families:
+            if self.lies is None and HAND.draw.random() < 0.2:
+                self.lies = HAND.draw.choice((1, 4, 12))
+            if self.lies:
+                self.lies -= 1
+                return Fault("ignored_filter")
         if path != TOKEN or "freeze" not in self.families or self.has_frozen:
             return None
         self.has_frozen = True
