@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy.engine import Engine
+
+from orders_backup import runtime as runtimes
 from orders_backup import worker as background
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
@@ -47,3 +50,13 @@ def unplayed() -> Iterator[None]:
     finally:
         background.TABLES |= rested
         background.outbox.wake = wake
+
+
+@contextlib.contextmanager
+def engine(given: Engine) -> Iterator[None]:
+    """Within the block a process that is put together gets this engine, and makes none of its own."""
+    kept, runtimes.database.connect = runtimes.database.connect, lambda *_, **__: given
+    try:
+        yield
+    finally:
+        runtimes.database.connect = kept

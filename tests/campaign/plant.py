@@ -118,7 +118,18 @@ def _played(source: Path, bug: Bug, processor: int, *, first: int, seeds: int, w
     """The first seed that broke a promise, and which; else None, and what went wrong, if anything did."""
     environment = {**os.environ, "PYTHONPATH": f"{source}:{ROOT}", "CAMPAIGN_SOURCE": str(source)}
     command = [sys.executable, "-m", "tests.campaign", "--part", "0", "--processes", "1", "--until-failure"]
-    command += ["--first", str(first), "--seeds", str(seeds), "--families", bug.weather, "--limit", str(bug.limit)]
+    command += [
+        "--processor",
+        str(processor),
+        "--first",
+        str(first),
+        "--seeds",
+        str(seeds),
+        "--families",
+        bug.weather,
+        "--limit",
+        str(bug.limit),
+    ]
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         played = subprocess.Popen(
             command,
@@ -126,7 +137,6 @@ def _played(source: Path, bug: Bug, processor: int, *, first: int, seeds: int, w
             cwd=ROOT,
             stdout=said,
             stderr=complained,
-            preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
         )
         try:
             code = played.wait(within)

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import _queries
 from psycopg._preparing import PrepareManager
 from psycopg.pq import ExecStatus, PGconn, TransactionStatus
 from psycopg.rows import namedtuple_row
@@ -80,6 +81,8 @@ Spare = list[tuple[PGconn, PrepareManager]]
 """Connections that nobody uses, each with what was prepared on it."""
 NOTHING = PGconn.connect_start(b"host=/nowhere")
 NOTHING.finish()
+_queries._query2pg = functools.lru_cache(maxsize=4_000)(_queries._query2pg_nocache)
+"""The driver remembers how it reads a statement; the product has more of them than it keeps by itself."""
 IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
