@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from orders_backup import runtime as runtimes
+from orders_backup import db as database
 from orders_backup import worker as background
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
+from orders_backup.webhooks import outbox
 
 
 @contextlib.contextmanager
@@ -44,19 +45,21 @@ def turned(*, small: bool) -> Iterator[None]:
 def unplayed() -> Iterator[None]:
     """Within the block the scheduler does not ring for webhooks and exports, of which no story has any."""
     rested = {task: background.TABLES.pop(task) for task in ("deliver", "export")}
-    wake, background.outbox.wake = background.outbox.wake, lambda _: None
+    wake = outbox.wake
+    vars(outbox)["wake"] = lambda _: None
     try:
         yield
     finally:
         background.TABLES |= rested
-        background.outbox.wake = wake
+        vars(outbox)["wake"] = wake
 
 
 @contextlib.contextmanager
 def engine(given: Engine) -> Iterator[None]:
     """Within the block a process that is put together gets this engine, and makes none of its own."""
-    kept, runtimes.database.connect = runtimes.database.connect, lambda *_, **__: given
+    kept = database.connect
+    vars(database)["connect"] = lambda *_, **__: given
     try:
         yield
     finally:
-        runtimes.database.connect = kept
+        vars(database)["connect"] = kept

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from psycopg import _queries
 from psycopg._preparing import PrepareManager
 from psycopg.pq import ExecStatus, PGconn, TransactionStatus
+from psycopg.pq.abc import PGconn as PGconnOf
 from psycopg.rows import namedtuple_row
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -77,7 +78,7 @@ class Line:
 LINE = Line()
 
 
-Spare = list[tuple[PGconn, PrepareManager]]
+Spare = list[tuple[PGconnOf, PrepareManager]]
 """Connections that nobody uses, each with what was prepared on it."""
 NOTHING = PGconn.connect_start(b"host=/nowhere")
 NOTHING.finish()
@@ -215,6 +216,7 @@ def fresh(server_url: str, template: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+        _eyes(engine).closes()
         _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -293,7 +295,7 @@ def look(engine: Engine, query: str, **values: object) -> list[Any]:
 
 @functools.cache
 def _for_driver(query: str) -> LiteralString:
-    return cast(LiteralString, re.sub(r"(?<!:):(\w+)", r"%(\1)s", query.replace("%", "%%")))
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", query.replace("%", "%%"))
 
 
 _WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM|COPY)\s+(\w+)", re.IGNORECASE)
