@@ -22,6 +22,13 @@ def test_a_seed_of_faults_leaves_everything_as_promised(engine: Engine, seed: in
     assert not trouble, "\n".join([*trace[-40:], *trouble, f"again: make faults SEED={seed}"])
 
 
+@pytest.mark.parametrize(("seed", "families"), [(164, "freeze,tokens")])
+def test_a_seed_that_once_failed_leaves_everything_as_promised(engine: Engine, seed: int, families: str) -> None:
+    trouble, trace = tried(engine, seed, frozenset(families.split(",")))
+
+    assert not trouble, "\n".join([*trace[-40:], *trouble])
+
+
 @pytest.mark.parametrize("seed", [25, 34, 56])
 def test_the_same_seed_makes_the_same_trace_to_the_byte(engine: Engine, seed: int) -> None:
     _, first = tried(engine, seed)
