@@ -22,7 +22,7 @@ def test_a_seed_of_faults_leaves_everything_as_promised(engine: Engine, seed: in
     assert not trouble, "\n".join([*trace[-40:], *trouble, f"again: make faults SEED={seed}"])
 
 
-@pytest.mark.parametrize(("seed", "families"), [(164, "freeze,tokens")])
+@pytest.mark.parametrize(("seed", "families"), [(164, "freeze,tokens"), (138, "freeze,journal")])
 def test_a_seed_that_once_failed_leaves_everything_as_promised(engine: Engine, seed: int, families: str) -> None:
     trouble, trace = tried(engine, seed, frozenset(families.split(",")))
 

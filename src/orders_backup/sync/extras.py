@@ -130,6 +130,7 @@ def _list(job: Job, kind: str, tried: Tried) -> None:
     page: ExtraPage | None = None
     while (page is None or not page.is_last) and job.now() < job.ends_at:
         with database.transaction(job.runtime.db) as tx:
+            job.fence(tx)  # who took the job over may have listed the span to its end
             row = extras_sql.listing(tx, job.account_id, kind)
         before, ask = page, partial(_page, job, row)
         try:
