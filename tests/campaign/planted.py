@@ -311,6 +311,12 @@ BUGS = (
         weather="limits",
         limit=30,
         named="window counter",
+        also=(
+            """    seconds = taken / (in_force(level, now=now) * bucket.rate)
+    full_at = max(level.full_at, now) +""",
+            """    seconds = taken * 60 / bucket.per_minute
+    full_at = max(level.full_at, now.replace(second=0, microsecond=0)) +""",
+        ),
     ),
     Bug(
         "a sweep counts its calls without a fence",
