@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--families", default="", help="the weather of every seed, instead of what it would draw")
     parser.add_argument("--limit", type=int, default=0, help="of the client id, in every seed")
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--processor", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -103,6 +105,7 @@ def _part(options: argparse.Namespace) -> int:
     families = frozenset(options.families.split(",")) if options.families else None
     fixed = {"limit": options.limit} if options.limit else {}
     began = time.process_time()
+    _settles_down(options.part, options.processor)
     with in_hand(), watched_files(), database() as engine:
         for seed in range(options.first + options.part, options.first + options.seeds, options.processes):
             trouble, trace = tried(engine, seed, families, **fixed)
@@ -117,6 +120,14 @@ def _part(options: argparse.Namespace) -> int:
     figures = {"played": played, "failed": failed, "cpu": time.process_time() - began, "steps": steps, "faults": faults}
     print(json.dumps(figures))
     return 0
+
+
+def _settles_down(part: int, processor: int | None) -> None:
+    """On one processor with its PostgreSQL, for the two never work at the same time; and what was imported stays."""
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[part % len(processors)] if processor is None else processor})
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 if __name__ == "__main__":

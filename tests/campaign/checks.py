@@ -40,7 +40,7 @@ def always(story: "Story") -> str:
         story.pinned = story.pinned or row.ahead
         if row.ahead != story.pinned:
             trouble.append(f"I3 the cursor {row.ahead} is ahead of what is stored")
-    if row.idle > story.stage.held:
+    if wires.open_transactions() > story.stage.held:
         trouble.append("I9 a connection is idle in a transaction")
     _generations(story, row)
     return str(row.status)
@@ -57,8 +57,6 @@ _ALWAYS = """
              WHERE s.cursor IS NOT NULL AND s.account_id = :account AND s.kind = 'journal'
                AND NOT EXISTS (SELECT FROM order_events e WHERE e.account_id = :account AND e.event_id = s.cursor)
            ) AS ahead,
-           (SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in tr%') AS idle,
            (SELECT status FROM accounts WHERE id = :account) AS status,
            (SELECT generation FROM account_tokens WHERE account_id = :account) AS generation,
            (SELECT md5(access_sealed) FROM account_tokens WHERE account_id = :account) AS pair

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy.engine import Engine
+
+from orders_backup import db as database
+from orders_backup import worker as background
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
+from orders_backup.webhooks import outbox
 
 
 @contextlib.contextmanager
@@ -34,3 +39,27 @@ def turned(*, small: bool) -> Iterator[None]:
             setattr(module, name, value)
         for one in defaults:
             one["limit"] = plan.PAGE
+
+
+@contextlib.contextmanager
+def unplayed() -> Iterator[None]:
+    """Within the block the scheduler does not ring for webhooks and exports, of which no story has any."""
+    rested = {task: background.TABLES.pop(task) for task in ("deliver", "export")}
+    wake = outbox.wake
+    vars(outbox)["wake"] = lambda _: None
+    try:
+        yield
+    finally:
+        background.TABLES |= rested
+        vars(outbox)["wake"] = wake
+
+
+@contextlib.contextmanager
+def engine(given: Engine) -> Iterator[None]:
+    """Within the block a process that is put together gets this engine, and makes none of its own."""
+    kept = database.connect
+    vars(database)["connect"] = lambda *_, **__: given
+    try:
+        yield
+    finally:
+        vars(database)["connect"] = kept

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Bug:
     """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
     it, played in every seed; empty: whatever the seeds draw. `limit`: a client id's that is reached; 0: as drawn.
-    `also`: a second replacement in the same file, where one net lies under another."""
+    `also`: a second replacement in the same file, where one net lies under another. `named`: which of NAMED it is."""
 
     name: str
     file: str
@@ -16,7 +16,21 @@ class Bug:
     weather: str = ""
     limit: int = 0
     also: tuple[str, str] = ("", "")
+    named: str = ""
 
+
+NAMED = {
+    "cursor before data",
+    "no fence",
+    "delete-lock",
+    "no confirms",
+    "window counter",
+    "spool skipped",
+    "older overwrites newer",
+    "dedup by event id",
+    "filter not verified",
+}
+"""The classic ones; each has to be found."""
 
 BUGS = (
     Bug(
@@ -31,6 +45,7 @@ BUGS = (
         job.cursor = ahead
 """,
         weather="crash,database",
+        named="cursor before data",
     ),
     Bug(
         "no fence: whoever lost a lease writes all the same",
@@ -38,6 +53,7 @@ BUGS = (
         "    if tx.execute(_fencing(lease.table), values).rowcount != 1:",
         "    if tx.execute(_fencing(lease.table), values) is None:",
         weather="freeze",
+        named="no fence",
     ),
     Bug(
         "a claim makes no new generation",
@@ -60,6 +76,7 @@ BUGS = (
     return _store(""",
         "    return _store(",
         weather="outage,tokens",
+        named="spool skipped",
     ),
     Bug(
         "a token pair is stored without the fence of its generation",
@@ -76,12 +93,14 @@ BUGS = (
 """,
         "",
         weather="freeze",
+        named="older overwrites newer",
     ),
     Bug(
         "dedup by event alone: the same bytes make a version",
         "orders/changes.py",
         "return Verdict.SAME if reading.sha256 == head.sha256 else Verdict.CHANGED",
         "return Verdict.CHANGED",
+        named="dedup by event id",
     ),
     Bug(
         "the journal is read from the cursor on, without an overlap",
@@ -106,6 +125,7 @@ BUGS = (
     found = SimpleNamespace(**{**found._mapping, **told})
     unlisted""",
         ),
+        named="filter not verified",
     ),
     Bug(
         "a reading strikes a debt that is younger than itself",
@@ -260,12 +280,16 @@ BUGS = (
     ),
     Bug(
         "a lock that anyone may take away: who lost a lease gives the work back all the same",
-        "due.py",
-        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
-        .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)""",
-        """rung_at=None, leased_until=None, failures=failures, last_error=last_error, **values)
-        .where(*_is(lease.table, lease.key))""",
+        "sync/job.py",
+        """    except LeaseLostError:
+        log.warning("sync_lease_lost", account_id=str(account_id), kind=kind)
+""",
+        """    except LeaseLostError:
+        with database.transaction(runtime.db) as tx:
+            due.give_back(tx, job.lease.table, job.lease.key)
+""",
         weather="freeze",
+        named="delete-lock",
     ),
     Bug(
         "no confirms: what was sent once counts as heard",
@@ -274,6 +298,7 @@ BUGS = (
 """,
         "",
         weather="broker",
+        named="no confirms",
     ),
     Bug(
         "the budget counts by the minute of the clock",
@@ -285,6 +310,13 @@ BUGS = (
     over""",
         weather="limits",
         limit=30,
+        named="window counter",
+        also=(
+            """    seconds = taken / (in_force(level, now=now) * bucket.rate)
+    full_at = max(level.full_at, now) +""",
+            """    seconds = taken * 60 / bucket.per_minute
+    full_at = max(level.full_at, now.replace(second=0, microsecond=0)) +""",
+        ),
     ),
     Bug(
         "a sweep counts its calls without a fence",

@@ -82,9 +82,8 @@ class Reader:
         self.ends()
         for _ in range(500):
             self.reads()
-            with wires.quietly(self.stage.engine) as tx:
-                if len(self.seen) >= tx.execute(sa.text("SELECT count(*) FROM order_changes")).scalar_one():
-                    break
+            if len(self.seen) >= self.stage.one("SELECT count(*) FROM order_changes"):
+                break
             time.sleep(0.002)
         with wires.quietly(self.stage.engine) as tx:
             tx.execute(sa.text("DELETE FROM accounts WHERE id = :account"), {"account": BYSTANDER})

@@ -51,7 +51,10 @@ class Silence(NamedTuple):
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the road. `aims` is asked when a new pair of tokens is here and nowhere else."""
+    """What went over the road. `delivered`: who got the answer to the newest refresh, if anybody did.
+
+    `aims` is asked when a new pair of tokens is here and nowhere else.
+    """
 
     choose: Callable[[str], Fault | None]
     calls: list[Call] = field(default_factory=list)
@@ -135,6 +138,7 @@ class Road(httpx.BaseTransport):
             if worker is not self._worker and (HAND.now - at).total_seconds() < REUSE:
                 self._stage.trouble.append("tokens: two processes used one refresh token at once")
         self._traffic.token_calls.append((HAND.now, self._worker))
+        self._traffic.delivered = None  # what came for an earlier one says nothing of this one
 
     def _silence(self, answer: httpx.Response) -> None:
         seconds = float(answer.headers.get("retry-after", 65))

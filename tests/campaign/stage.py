@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ from orders_backup.errors import DatabaseUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
-from . import wires
+from . import knobs, wires
 from .hand import HAND
 from .wires import Wire
 
@@ -164,8 +164,8 @@ class Stage:
         road = self.road
         worker = Worker(f"P{self.born}", skew, cast(Runtime, None), {})
         place.append(worker)
-        built = runtimes.build(self.settings, transport=road(self, worker))
-        worker.runtime = replace(built, db=door)
+        with knobs.engine(door):
+            worker.runtime = runtimes.build(self.settings, transport=road(self, worker))
         app = _Celery(lambda task, key: self.queue.append((task, key)))
         background.register(cast(Any, app), worker.runtime)
         worker.tasks = app.tasks
@@ -374,8 +374,7 @@ class Stage:
     # The campaign's own look at the database
 
     def rows(self, query: str, **values: object) -> list[Any]:
-        with wires.quietly(self.engine) as tx:
-            return list(tx.execute(sa.text(query), values).all())
+        return wires.look(self.engine, query, **values)
 
     def one(self, query: str, **values: object) -> Any:
         rows = self.rows(query, **values)

@@ -183,16 +183,16 @@ class Story:
         """What another process does while one stands still: the scheduler rings, and some of it is worked on."""
         if HAND.draw.random() < 0.6:
             self.happens()
-            self._is_asked_for()
+            self.is_asked_for("incremental")
         self.stage.tick()
         for _ in range(HAND.draw.randint(1, 2)):
             if self.stage.queue:
                 self.stage.deliver(HAND.draw.randrange(len(self.stage.queue)))
 
-    def _is_asked_for(self) -> None:
-        """Somebody presses the button: the journal is due, whatever else is on its way."""
+    def is_asked_for(self, kind: str) -> None:
+        """Somebody presses the button: the journal or a list is due, whatever else is on its way."""
         with wires.quietly(self.stage.engine) as tx, contextlib.suppress(ConflictError, NotFoundError):
-            state.request(tx, self.account_id, "incremental")
+            state.request(tx, self.account_id, kind)
 
     # Life at Allegro
 
@@ -359,7 +359,7 @@ def begun(
     story = Story(seed, stage, traffic, scale, seller.id, drawn, Reader(stage))
     stage.may_strike, stage.interlude = drawn.may_strike, story.interlude
     try:
-        with knobs.turned(small=scale.small_pages), playing(stage):
+        with knobs.turned(small=scale.small_pages), knobs.unplayed(), playing(stage):
             for _ in range(2):
                 stage.start()
             stage.say(f"seed {seed}: {scale} {sorted(drawn.families)} {drawn.rate}")
@@ -411,6 +411,8 @@ def _lives(story: Story) -> None:
             story.happens()
         if chance < 0.7:
             story.weather.arms()
+        if "lists" in story.weather.families and draw.random() < 0.6:
+            story.is_asked_for(draw.choice(("full", "reconcile")))
         if chance > 0.88:
             story.reader.overtakes()
         if chance > 0.985:

@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
-from . import wires
 from .hand import HAND
 from .road import LIST, TOKEN, Fault, Traffic
 from .stage import Armed, Stage
@@ -53,6 +50,7 @@ class Weather:
     spared: int = 0
     has_aimed: bool = False
     has_frozen: bool = False
+    lies: int | None = None
 
     def arms(self) -> None:
         """One more action waits for its boundary, if this seed has any such family."""
@@ -99,7 +97,16 @@ class Weather:
         return drawn
 
     def _aimed(self, path: str) -> Fault | None:
-        """Once in a story a process stands still in a refresh, while another one needs the token."""
+        """Once in a story a process stands still in a refresh, while another one needs the token.
+
+        And once Allegro answers several lists in a row as if nothing had been asked for.
+        """
+        if path == LIST and "lists" in self.families:
+            if self.lies is None and HAND.draw.random() < 0.2:
+                self.lies = HAND.draw.choice((1, 3, 4))  # five would fail a backfill by right
+            if self.lies:
+                self.lies -= 1
+                return Fault("ignored_filter")
         if path != TOKEN or "freeze" not in self.families or self.has_frozen:
             return None
         self.has_frozen = True
@@ -145,14 +152,12 @@ class Weather:
             return False
         query = """
             SELECT account_id, generation FROM account_tokens
-             WHERE intent_first_at IS NOT NULL AND intent_first_at > CAST(:now AS timestamptz) - interval '70 s'
+             WHERE intent_first_at IS NOT NULL AND intent_first_at > clock_timestamp() - interval '70 s'
         """
         folder = self.stage.settings.data_dir / "spool"
-        with wires.quietly(self.stage.engine) as tx:
-            for row in tx.execute(sa.text(query), {"now": HAND.now}):
-                if not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")):
-                    return True
-        return False
+        return any(
+            not any(folder.glob(f"{row.account_id}.{row.generation + 1:012}-*.json")) for row in self.stage.rows(query)
+        )
 
 
 def drawn(stage: Stage, traffic: Traffic) -> Weather:

@@ -1,16 +1,22 @@
 """The campaign's database: PostgreSQL whose clock is in our hand, behind connections that can be cut anywhere."""
 
 import contextlib
+import functools
 import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, LiteralString, Protocol, cast
+from weakref import WeakSet
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.pq import TransactionStatus
+from psycopg import _queries
+from psycopg._preparing import PrepareManager
+from psycopg.pq import ExecStatus, PGconn, TransactionStatus
+from psycopg.pq.abc import PGconn as PGconnOf
+from psycopg.rows import namedtuple_row
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
@@ -72,26 +78,52 @@ class Line:
 LINE = Line()
 
 
+Spare = list[tuple[PGconnOf, PrepareManager]]
+"""Connections that nobody uses, each with what was prepared on it."""
+NOTHING = PGconn.connect_start(b"host=/nowhere")
+NOTHING.finish()
+_queries._query2pg = functools.lru_cache(maxsize=4_000)(_queries._query2pg_nocache)
+"""The driver remembers how it reads a statement; the product has more of them than it keeps by itself."""
+IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+WIRES: WeakSet["Wire"] = WeakSet()
+
+
+def open_transactions() -> int:
+    """How many of our connections are in a transaction; asked between two steps, so all of these are idle in it."""
+    return sum(wire.pgconn.transaction_status in IN_TRANSACTION for wire in WIRES)
+
+
 class Wire(psycopg.Connection[Any]):
     """A connection that tells the watch of every statement and commit, and the database what time it is."""
 
     told: str = ""
+    spare: Spare | None = None
 
-    def tell(self) -> None:
+    def tell(self, *, begins: bool) -> None:
+        """A transaction begins in the same message."""
         now = HAND.now.isoformat()
-        if self.told != now:
-            self.pgconn.exec_(f"SET campaign.now = '{now}'".encode())
+        words = ["BEGIN"] if begins else []
+        words += [f"SET campaign.now = '{now}'"] if self.told != now else []
+        if words:
+            self._does("; ".join(words))
             self.told = now
 
     def before(self, query: object) -> None:
         begins = self.pgconn.transaction_status == TransactionStatus.IDLE
         LINE.watch.states(self, str(query), begins=begins)
-        self.tell()
+        self.tell(begins=begins)
 
     def commit(self) -> None:
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
-        LINE.watch.commits(self, super().commit)
+        LINE.watch.commits(self, lambda: self._does("COMMIT"))
+
+    def _does(self, words: str) -> None:
+        result = self.pgconn.exec_(words.encode())
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
 
     def rollback(self) -> None:
         """The time that was told in a transaction is forgotten with it."""
@@ -100,10 +132,16 @@ class Wire(psycopg.Connection[Any]):
             super().rollback()
 
     def close(self) -> None:
-        """Rolled back before it is cut, so that the database forgets everything at once and not a little later."""
+        """Rolled back before it is cut, so that the database forgets everything at once and not a little later.
+
+        The product loses it for good; what was beneath serves whoever connects next, who is spared a handshake.
+        """
         if not self.closed and self.pgconn.transaction_status != TransactionStatus.IDLE:
             with contextlib.suppress(psycopg.Error):
                 super().rollback()
+        if self.spare is not None and not self.closed and self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self.spare.append((self.pgconn, self._prepared))
+            self.pgconn = NOTHING
         super().close()
 
 
@@ -149,11 +187,19 @@ def connect(url: str) -> Engine:
     engine.pool._pre_ping = False
     engine.pool._pool.use_lifo = True  # type: ignore[attr-defined]
 
+    spare: Spare = []
+
     @event.listens_for(engine, "do_connect")
     def on_our_wire(_dialect: object, _record: object, arguments: Any, options: Any) -> Wire:
-        wire = Wire.connect(*arguments, **options)
-        wire.cursor_factory = Statement
-        wire.prepare_threshold, wire.prepared_max = 1, None
+        if spare:
+            pgconn, prepared = spare.pop()
+            wire = Wire(pgconn)
+            wire._prepared = prepared
+        else:
+            wire = Wire.connect(*arguments, **options)
+            wire.prepare_threshold, wire.prepared_max = 0, None
+        wire.cursor_factory, wire.spare = Statement, spare
+        WIRES.add(wire)
         return wire
 
     return engine
@@ -170,6 +216,7 @@ def fresh(server_url: str, template: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+        _eyes(engine).closes()
         _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -217,9 +264,44 @@ def quietly(engine: Engine) -> Iterator[Connection]:
         LINE.watch = watch
 
 
+class Eye:
+    """The campaign's look at the database between two steps: one message there and one back."""
+
+    def __init__(self, engine: Engine) -> None:
+        url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._wire = psycopg.connect(url, autocommit=True, options="-c timezone=UTC", row_factory=namedtuple_row)
+        self._wire.prepare_threshold, self._wire.prepared_max = 0, None
+        self._told = ""
+
+    def sees(self, query: str, values: dict[str, object]) -> list[Any]:
+        now = HAND.now.isoformat()
+        if "clock_timestamp" in query and self._told != now:
+            self._wire.pgconn.exec_(f"SET campaign.now = '{now}'".encode())
+            self._told = now
+        return self._wire.execute(_for_driver(query), values).fetchall()
+
+    def closes(self) -> None:
+        self._wire.close()
+
+
+_eyes = functools.cache(Eye)
+"""One for each engine."""
+
+
+def look(engine: Engine, query: str, **values: object) -> list[Any]:
+    """What is committed there; values are written `:name` in the query."""
+    return _eyes(engine).sees(query, values)
+
+
+@functools.cache
+def _for_driver(query: str) -> LiteralString:
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", query.replace("%", "%%"))
+
+
 _WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM|COPY)\s+(\w+)", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=4_000)
 def table_written(statement: str) -> str | None:
     """The table that a statement writes; None where it only reads."""
     found = _WRITES.match(statement)
