@@ -103,7 +103,7 @@ class Weather:
         """
         if path == LIST and "lists" in self.families:
             if self.lies is None and HAND.draw.random() < 0.2:
-                self.lies = HAND.draw.choice((1, 3, 4))  # five would fail a backfill by right
+                self.lies = HAND.draw.choice((1, 4, 12))
             if self.lies:
                 self.lies -= 1
                 return Fault("ignored_filter")
