@@ -17,6 +17,9 @@ from . import wires
 from .reader import BYSTANDER
 from .road import EVENTS, LIST, TOKEN, Call
 
+ID_TELLS = timedelta(milliseconds=10)
+"""An order's id tells the moment it was made to the millisecond, more or less."""
+
 if TYPE_CHECKING:
     from .story import Story
 
@@ -88,7 +91,7 @@ def _archive(story: "Story", *, proven: bool) -> Iterator[str]:
         truth={(seller, form): truth for form, truth in world.truth(seller).items()},
         served_events={seller: world.served_events(seller)},
         tokens=[],
-        lossy=[Span(at, at) for at in story.stage.disrupted],
+        lossy=[Span(at - ID_TELLS, at + ID_TELLS) for at in story.stage.disrupted],
     )
     with wires.quietly(story.stage.engine) as tx:
         tx.exec_driver_sql("DELETE FROM order_changes WHERE account_id = %s", (BYSTANDER,))
@@ -255,7 +258,7 @@ def unquiet(story: "Story", since: datetime) -> str:
             (SELECT 'the journal is unread' WHERE NOT EXISTS (SELECT FROM syncs
               WHERE kind = 'journal' AND account_id = :account AND succeeded_at > :since)),
             (SELECT 'not backfilled' WHERE NOT EXISTS (SELECT FROM sync_history
-              WHERE account_id = :account AND kind = 'backfill' AND status = 'succeeded')))
+              WHERE account_id = :account AND kind IN ('backfill', 'reconcile') AND status = 'succeeded')))
     """
     return str(story.stage.one(query, account=story.account_id, since=since))
 

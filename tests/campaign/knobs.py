@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,7 @@ from orders_backup import db as database
 from orders_backup import worker as background
 from orders_backup.allegro import client
 from orders_backup.sync import listing, plan
+from orders_backup.sync.plan import Window
 from orders_backup.webhooks import outbox
 
 
@@ -52,6 +54,25 @@ def unplayed() -> Iterator[None]:
     finally:
         background.TABLES |= rested
         vars(outbox)["wake"] = wake
+
+
+@contextlib.contextmanager
+def long_months() -> Iterator[None]:
+    """Within the block a window of a reconcile holds four months: what goes wrong in one of three does in one of 13."""
+    months = plan.months
+
+    def fewer(since: datetime, until: datetime) -> list[Window]:
+        found = months(since, until)
+        return [
+            Window(some[-1].since, some[0].until, "ids")
+            for some in (found[at : at + 4] for at in range(0, len(found), 4))
+        ]
+
+    vars(plan)["months"] = fewer
+    try:
+        yield
+    finally:
+        vars(plan)["months"] = months
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from .weather import Weather
 KEY = SecretStr("key1:" + "A" * 43)
 USER = UUID(int=7)
 NOBODY = UUID(int=0)
-ACTS = (2, 2, 3, 4)
+ACTS = (1, 2, 2, 3)
 SKEWS = ((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))
 LATE = (0.0, 0.0, 20.0, 40.0)
 """Seconds that the scheduler or the workers may be behind."""
@@ -205,7 +205,8 @@ class Story:
                 self._journal_goes_wrong()
             elif draw.random() < 0.12:
                 first = world.buys(seller)
-                HAND.forward(draw.choice((0.01, 40.0)))
+                pause = draw.choice((0.01, 40.0))
+                HAND.forward(pause if self.weather.may_stand_still() else 0.01)
                 second = world.buys(seller, buyer_of=first)
                 if draw.random() < 0.5 and not self.stage.stack:
                     self.turn()
@@ -359,7 +360,7 @@ def begun(
     story = Story(seed, stage, traffic, scale, seller.id, drawn, Reader(stage))
     stage.may_strike, stage.interlude = drawn.may_strike, story.interlude
     try:
-        with knobs.turned(small=scale.small_pages), knobs.unplayed(), playing(stage):
+        with knobs.turned(small=scale.small_pages), knobs.unplayed(), knobs.long_months(), playing(stage):
             for _ in range(2):
                 stage.start()
             stage.say(f"seed {seed}: {scale} {sorted(drawn.families)} {drawn.rate}")
@@ -391,7 +392,7 @@ def play(
         if not story.stage.trouble:
             story.settles()
             checks.finally_(story, proven=False)
-        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.25):
+        if not story.stage.trouble and (story.silent or HAND.draw.random() < 0.1):
             story.reconciles()
             checks.finally_(story, proven=True)
         return story
@@ -411,7 +412,7 @@ def _lives(story: Story) -> None:
             story.happens()
         if chance < 0.7:
             story.weather.arms()
-        if "lists" in story.weather.families and draw.random() < 0.6:
+        if "lists" in story.weather.families and draw.random() < 0.4:
             story.is_asked_for(draw.choice(("full", "reconcile")))
         if chance > 0.88:
             story.reader.overtakes()

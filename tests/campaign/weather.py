@@ -87,6 +87,10 @@ class Weather:
         self.spared += 1
         return True
 
+    def may_stand_still(self) -> bool:
+        """Whether nobody works for a while; a refresh whose outcome is open would miss its grace."""
+        return not self._is_delicate()
+
     def choose(self, path: str) -> Fault | None:
         """What becomes of the next call."""
         if self.is_over:

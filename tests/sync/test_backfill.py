@@ -131,6 +131,34 @@ def test_what_cannot_be_proven_is_listed_again_ever_later(level: Shop) -> None:
     assert minutes_until_the_next_listing(level) == pytest.approx(2.5, rel=0.1)
 
 
+RUNS = "SELECT string_agg(kind || ':' || status, ' ' ORDER BY requested_at) FROM sync_history WHERE kind <> 'sweep'"
+
+
+def test_a_backfill_is_tried_again_until_it_is_proven(shop: Shop) -> None:
+    shop.world.faults("shifted_page", path=LIST, times=None, by=1)
+    shop.work_on_listing()
+    shop.world.clear_faults()
+    with database.transaction(shop.runtime.db) as tx:
+        state.request(tx, shop.account_id, "full")
+    for _ in range(3):
+        shop.work_on_listing()
+    assert shop.value(RUNS) == "backfill:failed full:succeeded backfill:succeeded full:succeeded"
+    assert shop.certificate().complete
+    assert shop.differences() == []
+
+
+def test_what_the_backfill_could_not_prove_is_listed_again_and_nothing_else(shop: Shop) -> None:
+    """Orders older than Allegro guarantees among it, too: no later run looks at these."""
+    shop.work_on_listing()
+    shop.change("UPDATE sync_windows SET status = 'unstable' WHERE window_from < '2015-01-01'")
+    shop.change("UPDATE sync_history SET status = 'failed', error = 'A window kept changing.' WHERE kind = 'backfill'")
+    before = lists(shop)
+    shop.work_on_listing()
+    assert shop.value(RUNS) == "backfill:failed backfill:succeeded"
+    assert lists(shop) == before + 1
+    assert minutes_until_the_next_listing(shop) == pytest.approx(0, abs=0.1)
+
+
 def test_what_cannot_be_proven_waits_at_most_an_hour() -> None:
     waits = [plan.unproven_again(failed) for failed in range(1, 1000)]
     assert waits == sorted(waits)

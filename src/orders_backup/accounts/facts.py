@@ -22,7 +22,7 @@ SELECT a.id, a.status, a.connected_at, t.now, j.succeeded_at AS followed_at, p.c
  CROSS JOIN LATERAL (
        SELECT max(finished_at) AS certified_at FROM sync_history
         WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND status = 'succeeded'
-          AND range_from IS NULL AND range_to IS NULL) p
+          AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))) p
  CROSS JOIN LATERAL (
        SELECT count(d.set_aside_at) AS set_aside,
               count(*) FILTER (WHERE o.ordered_at >= z.since AND o.ordered_at < z.until) AS owed_there

@@ -10,8 +10,8 @@ from sqlalchemy.engine import Connection, Row
 from orders_backup import db as database
 from orders_backup.budget import Priority
 from orders_backup.runtime import Runtime
+from orders_backup.sync import evidence, plan, pull, reconcile, runs, state, windows
 from orders_backup.sync import job as jobs
-from orders_backup.sync import plan, pull, reconcile, runs, state, windows
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
@@ -46,20 +46,28 @@ def _run(job: Job) -> "Row[Any]":
         is_backfilled = state.has_finished(tx, job.account_id, "backfill")
         kinds = state.LISTING_KINDS if is_backfilled else ("backfill",)
         found = state.unfinished(tx, job.account_id, kinds)
-        run_id = (
-            found.id
-            if found
-            else state.open_run(tx, job.account_id, _next_kind(tx, job) if is_backfilled else "backfill")
-        )
-        run = state.run(tx, run_id)
+        run = found or state.run(tx, _open(tx, job))
         if run.status == "queued":
-            state.begin_run(tx, run_id, _windows(job, run), account_id=job.account_id, now=job.now())
-        return state.run(tx, run_id)
+            state.begin_run(tx, run.id, _windows(tx, job, run), account_id=job.account_id, now=job.now())
+        return state.run(tx, run.id)
 
 
-def _next_kind(tx: Connection, job: Job) -> str:
-    """A full sync, or after a month the certificate: every order of the year."""
-    return "reconcile" if _certificate_due_at(tx, job) <= job.now() else "full"
+def _open(tx: Connection, job: Job) -> UUID:
+    """The backfill until its windows are proven, each time with those that are not; then full syncs, and after a month
+    the certificate: every order of the year."""
+    if state.has_succeeded(tx, job.account_id, "backfill"):
+        is_due = _certificate_due_at(tx, job) <= job.now()
+        return state.open_run(tx, job.account_id, "reconcile" if is_due else "full")
+    left = _left(tx, job)
+    since, until = min((one.since for one in left), default=None), max((one.until for one in left), default=None)
+    return state.open_run(tx, job.account_id, "backfill", range_from=since, range_to=until)
+
+
+def _left(tx: Connection, job: Job) -> Sequence[Window]:
+    """What the backfill that ended last could not prove."""
+    last = state.last_finished(tx, job.account_id, "backfill")
+    rows = evidence.windows(tx, job.account_id, last) if last else []
+    return [Window(row.window_from, row.window_to, "ids") for row in rows if row.status == "unstable"]
 
 
 def _certificate_due_at(tx: Connection, job: Job) -> datetime:
@@ -67,24 +75,26 @@ def _certificate_due_at(tx: Connection, job: Job) -> datetime:
     return plan.certificate_due_at(job.account_id, proven_at=proven_at, tried_at=tried_at)
 
 
-def _windows(job: Job, run: "Row[Any]") -> Sequence[Window]:
+def _windows(tx: Connection, job: Job, run: "Row[Any]") -> Sequence[Window]:
     now = plan.in_milliseconds(job.now())
     if run.kind == "backfill":
-        return plan.whole(now - plan.SETTLED)
+        return plan.whole(now - plan.SETTLED) if run.range_from is None else _left(tx, job)
     if run.kind == "full" and run.range_from is None and run.range_to is None:
         return plan.full(now)
     return reconcile.windows(run.range_from, run.range_to, now=now)
 
 
 def _again_at(job: Job, run: "Row[Any]") -> datetime:
-    """When to go on: at once where another run waits, and ever later while nothing can be proven."""
+    """When to go on: ever later while something cannot be proven; at once where another run waits, or the backfill is
+    not proven yet, or took several runs, after which one compares the whole year."""
     now = job.now()
     with database.transaction(job.runtime.db) as tx:
         another = state.unfinished(tx, job.account_id, state.LISTING_KINDS)
         failed = state.failed_in_a_row(tx, job.account_id, state.LISTING_KINDS)
+        is_backfilled = state.has_succeeded(tx, job.account_id, "backfill")
         certificate_due_at = _certificate_due_at(tx, job)
     if run.error is not None:
         return now + min(plan.unproven_again(failed), job.interval)
-    if another is not None:
+    if another is not None or not is_backfilled or (run.kind == "backfill" and run.range_from is not None):
         return now
     return max(min(now + job.interval, certificate_due_at), now)

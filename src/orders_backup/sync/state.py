@@ -205,6 +205,22 @@ def has_finished(tx: Connection, account_id: UUID, kind: str) -> bool:
     return tx.execute(query.limit(1)).one_or_none() is not None
 
 
+def has_succeeded(tx: Connection, account_id: UUID, kind: str) -> bool:
+    """Whether a run of this kind ever proved all it looked at."""
+    table = sync_history.c
+    query = sa.select(table.id).where(table.account_id == account_id, table.kind == kind, table.status == "succeeded")
+    return tx.execute(query.limit(1)).one_or_none() is not None
+
+
+def last_finished(tx: Connection, account_id: UUID, kind: str) -> UUID | None:
+    """The run of this kind that ended last."""
+    table = sync_history.c
+    query = sa.select(table.id).where(
+        table.account_id == account_id, table.kind == kind, table.finished_at.is_not(None)
+    )
+    return tx.execute(query.order_by(table.finished_at.desc()).limit(1)).scalar_one_or_none()
+
+
 def failed_in_a_row(tx: Connection, account_id: UUID, kinds: Iterable[str]) -> int:
     """How many runs of these kinds have failed since the last one that succeeded."""
     table = sync_history.c
@@ -216,23 +232,24 @@ def failed_in_a_row(tx: Connection, account_id: UUID, kinds: Iterable[str]) -> i
 
 
 def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:
-    """When the newest run of this kind that ended was begun; None where there is none."""
+    """When the newest run of this kind over everything that ended was begun; None where there is none."""
     table = sync_history.c
     query = sa.select(table.started_at).where(table.account_id == account_id, table.kind == kind)
-    query = query.where(table.finished_at.is_not(None)).order_by(table.requested_at.desc()).limit(1)
+    query = query.where(table.finished_at.is_not(None), table.range_from.is_(None))
+    query = query.order_by(table.requested_at.desc()).limit(1)
     found: datetime | None = tx.execute(query).scalar_one_or_none()
     return found
 
 
 def certified(tx: Connection, account_id: UUID) -> tuple[datetime | None, datetime | None]:
-    """When a run that lists the whole year order by order last succeeded, and when one last ended."""
+    """When a run that lists the whole year order by order last succeeded, and when one last ended. A backfill of some
+    runs counts when the last of them has proven what the others could not."""
     table = sync_history.c
     succeeded = sa.func.max(table.finished_at).filter(table.status == "succeeded")
     query = sa.select(succeeded, sa.func.max(table.finished_at)).where(
         table.account_id == account_id,
         table.kind.in_(("backfill", "reconcile")),
-        table.range_from.is_(None),
-        table.range_to.is_(None),
+        sa.or_(table.kind == "backfill", table.range_from.is_(None) & table.range_to.is_(None)),
     )
     row = tx.execute(query).one()
     return row[0], row[1]
