@@ -109,7 +109,7 @@ class Road(httpx.BaseTransport):
         if fault is not None and fault.kind == "refused":
             HAND.forward(0.1)
             return httpx.Response(400, json={"error": "invalid_grant"}, request=request)
-        if fault is not None and path == ME and fault.params.get("code") == 401:
+        if fault is not None and ((path == ME and fault.params.get("code") == 401) or (path == TOKEN and fault.after)):
             stage.disrupted.append(HAND.now)
         if fault is not None and fault.kind not in {"freeze", "late"}:
             stage.world.faults(fault.kind, times=1, path=request.url.path, after=fault.after, **fault.params)
