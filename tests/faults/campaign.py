@@ -54,6 +54,6 @@ def _unquiet(campaign: Campaign, since: datetime) -> str:
 
 
 def _reconcile(campaign: Campaign) -> None:
-    with database.transaction(campaign.service.runtime.db) as tx:
-        for account_id in campaign.accounts.values():
+    for account_id in campaign.accounts.values():
+        with database.transaction(campaign.service.runtime.db) as tx:
             state.request(tx, account_id, "reconcile")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Path, Query, Request, Response, Security
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
@@ -25,7 +25,7 @@ from orders_backup.orders import feed
 router = rest.router("", "exports")
 
 Exporter = Annotated[Caller, Security(rest.caller, scopes=["exports"])]
-Month = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{3}-(0[1-9]|1[0-2])$")]
+Month = Annotated[rest.Word, WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d{3}-(0[1-9]|1[0-2])$"})]
 ExportId = Annotated[uuid.UUID, Path(description="The export's id.")]
 
 

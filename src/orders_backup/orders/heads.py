@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orders_backup import db
@@ -33,7 +34,7 @@ class Row:
 
 def lock(tx: Connection, account_id: UUID) -> None:
     """One recorder an account at a time, until the end of the transaction: a head read is the head written."""
-    db.cursor(tx).execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (str(account_id),))
+    tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:account, 0))"), {"account": str(account_id)})
 
 
 def read(tx: Connection, account_id: UUID, order_ids: list[str]) -> dict[str, Head]:

@@ -5,10 +5,12 @@ parts and as one: `111-22-33-444` by `1112233444`, `Nowak-Kowalska` by either na
 of a word is enough.
 """
 
+import functools
+import itertools
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from orders_backup.allegro.wire import OrderFacts
 from orders_backup.errors import InvalidRequestError
@@ -73,12 +75,14 @@ def _whole(text: str) -> list[str]:
     return [word] if word else []
 
 
-def _words(text: str) -> Iterator[str]:
+@functools.lru_cache(maxsize=20_000)
+def _words(text: str) -> tuple[str, ...]:
+    """Remembered, because names of people and of offers come again and again."""
+    found: list[str] = []
     for chunk in _folded(text).split():
         parts = _PART.findall(chunk)
-        yield from parts
-        if len(parts) > 1:
-            yield "".join(parts)
+        found += parts if len(parts) <= 1 else [*parts, "".join(parts)]
+    return tuple(found)
 
 
 def _folded(text: str) -> str:
@@ -90,5 +94,6 @@ def _folded(text: str) -> str:
 
 def _vector(words: Iterable[str]) -> str:
     """As PostgreSQL reads a tsvector; letters and digits alone need no escape."""
-    distinct = list(dict.fromkeys(word[:LONGEST] for word in words))
-    return " ".join(f"'{word}'" for word in distinct[:MOST_WORDS])
+    distinct = dict.fromkeys([word[:LONGEST] for word in words])
+    joined = "' '".join(itertools.islice(distinct, MOST_WORDS))
+    return f"'{joined}'" if distinct else ""
