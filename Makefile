@@ -15,10 +15,10 @@ demo: setup ## everything on this machine, with a simulated Allegro; ONCE=1 ends
 	$(BIN)/python demo/story.py $(if $(ONCE),--once)
 
 test: check $(SPECTRAL) ## every check and every test
-	$(BIN)/pytest --quiet --numprocesses=4 --dist=loadgroup
+	$(BIN)/pytest --quiet --numprocesses=4 --no-loadscope-reorder
 
 coverage: setup $(SPECTRAL) ## every test, and which lines none of them ran
-	$(BIN)/pytest --quiet --numprocesses=4 --dist=loadgroup --cov --cov-report=term
+	$(BIN)/pytest --quiet --numprocesses=4 --no-loadscope-reorder --cov --cov-report=term
 
 check: setup ## the fast part: format, lint, types, imports
 	$(BIN)/ruff format --check --quiet

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.engine import Engine
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from orders_backup import db as database
 from orders_backup import local, vault
@@ -24,12 +26,17 @@ NOBODY_LISTENS = "http://127.0.0.1:9"
 """Where `settings` points to for Allegro: a test that needs one says so and sets its address."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a costly fixture stays on one process: the tests of a file, and all that judge one campaign."""
-    for item in items:
-        campaign = item.path.parent if item.path.parent.name == "faults" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(campaign)))
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """What shares a costly fixture stays on one process: the tests of a file, and all that judge the kills."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "the kills" if file.endswith(("/test_checks.py", "/test_kills.py")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    """Instead of --dist=loadgroup, whose marks pytest 9.2 does not hand on."""
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
