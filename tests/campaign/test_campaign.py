@@ -10,8 +10,8 @@ from .__main__ import tried
 from .plant import Found
 from .planted import BUGS, NAMED, Bug
 
-SEEDS = range(1, int(os.environ.get("CAMPAIGN_SEEDS", "24")) + 1)
-EVERY = int(os.environ.get("CAMPAIGN_EVERY", "12"))
+SEEDS = range(1, int(os.environ.get("CAMPAIGN_SEEDS", "16")) + 1)
+EVERY = int(os.environ.get("CAMPAIGN_EVERY", "24"))
 """Of the boundaries; 1 is all of them."""
 
 
