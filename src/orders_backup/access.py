@@ -133,6 +133,7 @@ def create_key(
         "scopes": sorted(set(scopes)),
         "user_id": user_id,
         "expires_at": expires_at,
+        "ends_at": expires_at,
     }
     tx.execute(sa.insert(api_keys).values(values))
     body = f"aob_live_{key_id}_{secret}"
@@ -163,16 +164,16 @@ def rotate_key(tx: Connection, key_id: str, *, overlap: timedelta, seen_by: uuid
 
     Raises NotFoundError, and ConflictError where the old one is no longer in force.
     """
-    before = get_key(tx, key_id, seen_by=seen_by)
+    get_key(tx, key_id, seen_by=seen_by)
     now = sa.func.clock_timestamp()
     expires_at = api_keys.c.expires_at
     in_force = api_keys.c.revoked_at.is_(None) & (expires_at.is_(None) | (expires_at > now))
     statement = sa.update(api_keys).values(expires_at=sa.func.least(expires_at, now + overlap))
-    old = tx.execute(statement.where(api_keys.c.id == key_id, in_force).returning(*_COLUMNS)).one_or_none()
+    statement = statement.where(api_keys.c.id == key_id, in_force)
+    old = tx.execute(statement.returning(*_COLUMNS, api_keys.c.ends_at)).one_or_none()
     if old is None:
         raise ConflictError(f"The API key {key_id!r} is revoked or expired; make a new one.")
-    rights = {"name": old.name, "scopes": old.scopes, "user_id": old.user_id}
-    return create_key(tx, **rights, expires_at=before.expires_at)
+    return create_key(tx, name=old.name, scopes=old.scopes, user_id=old.user_id, expires_at=old.ends_at)
 
 
 def revoke_key(tx: Connection, key_id: str, *, seen_by: uuid.UUID | None = None) -> None:

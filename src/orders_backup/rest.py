@@ -212,9 +212,8 @@ def _if_it_differs(request: Request, response: Response) -> Response:
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     held = {one.strip() for one in request.headers.get("if-none-match", "").split(",")}
     if held & {tag, tag.removeprefix("W/"), "*"}:
-        return Response(
-            status_code=304, headers={**headers, "Vary": "Accept-Encoding"}
-        )  # as the answer that is left out
+        headers |= {"Vary": "Accept-Encoding"}  # as the answer that is left out
+        return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
 

@@ -662,8 +662,10 @@ api_keys = sa.Table(
     sa.Column("revoked_at", Instant),
     sa.Column("last_used_at", Instant),
     sa.Column("spent_until", Instant),
+    sa.Column("ends_at", Instant),
 )
-"""API keys, hashed. `user_id` NULL: the key sees every user. `spent_until`: when its allowance is whole again."""
+"""API keys, hashed. `user_id` NULL: the key sees every user. `spent_until`: when its allowance is whole again. `ends_at`:
+when it was made to end, which its successor inherits; a rotation brings `expires_at` alone forward."""
 
 # What callers did: idempotency.py and audit.py write it
 

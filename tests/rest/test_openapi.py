@@ -1,6 +1,7 @@
 """The OpenAPI document against tools of others: Schemathesis asks the live API, Spectral reads the document."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,10 @@ def test_schemathesis_finds_nothing(world: "World", tmp_path: Path) -> None:
     )
     print(ended.stdout[ended.stdout.find("== SUMMARY ==") :])
     assert ended.returncode == 0, ended.stdout[-20_000:]
+    paths = httpx.get(f"{world.url}/openapi.json").json()["paths"].values()
+    tested = re.search(r"Tested: (\d+)", ended.stdout)
+    assert tested is not None
+    assert int(tested[1]) == sum(len(methods) for methods in paths)
 
 
 def test_spectral_finds_nothing(world: "World", tmp_path: Path) -> None:

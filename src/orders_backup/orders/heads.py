@@ -152,8 +152,9 @@ _VALUES = """
     %s::timestamptz AS ordered_at, %s::timestamptz AS updated_at, %s::text AS total, %s::text AS currency,
     %s::text[] AS line_item_ids, %s::boolean AS projection_lossy, %s::jsonb AS order_data"""
 
-_WORDS = f"CASE WHEN length(o.words) <= {2 * words.MOST_WORDS} THEN o.words || n.words ELSE n.words END"
-"""What an order once said finds it for ever: Allegro forgets names and addresses, we do not."""
+_WORDS = f"CASE WHEN length(o.words) <= {2 * words.MOST_WORDS} THEN o.words || n.words ELSE o.words END"
+"""What an order once said finds it for ever: Allegro forgets names and addresses, we do not. Where there is no room for
+more, the earliest stay."""
 
 _UPDATE_LATE = f"""
     UPDATE orders AS o SET versions = n.versions, words = {_WORDS}

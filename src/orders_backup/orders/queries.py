@@ -95,11 +95,12 @@ def search(tx: Connection, wanted: Filter, *, after: Position | None, limit: int
     seen = accounts.visible(wanted.seen_by, user_id=wanted.user_id, account_id=wanted.account_id)
     is_narrow = any(one is not None for one in (wanted.seen_by, wanted.user_id, wanted.account_id))
     ids = list(tx.execute(sa.select(seen.c.id).limit(words.MOST_ACCOUNTS + 1)).scalars()) if is_narrow else None
+    wants = conditions(wanted, ids)
     if ids == []:
         return [], False
     time, is_falling = orders.c[wanted.sort.lstrip("-")], wanted.sort.startswith("-")
     key = [orders.c.order_id, orders.c.account_id]
-    query = sa.select(time, *key).where(orders.c.account_id.in_(sa.select(seen.c.id)), *conditions(wanted, ids))
+    query = sa.select(time, *key).where(orders.c.account_id.in_(sa.select(seen.c.id)), *wants)
     if after is not None:
         query = query.where(_follows(after, time, key, is_falling=is_falling))
     ordered = query.order_by(_directed(time, is_falling).nulls_last(), *(_directed(one, is_falling) for one in key))

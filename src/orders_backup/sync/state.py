@@ -242,8 +242,10 @@ def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:
 
 
 def certified(tx: Connection, account_id: UUID) -> tuple[datetime | None, datetime | None]:
-    """When a run that lists the whole year order by order last succeeded, and when one last ended. A backfill of some
-    runs counts when the last of them has proven what the others could not."""
+    """When a run that lists the whole year order by order last succeeded, and when one last ended.
+
+    A backfill of several runs counts when the last of them has proven what the others could not.
+    """
     table = sync_history.c
     succeeded = sa.func.max(table.finished_at).filter(table.status == "succeeded")
     query = sa.select(succeeded, sa.func.max(table.finished_at)).where(
