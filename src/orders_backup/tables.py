@@ -664,8 +664,8 @@ api_keys = sa.Table(
     sa.Column("spent_until", Instant),
     sa.Column("ends_at", Instant),
 )
-"""API keys, hashed. `user_id` NULL: the key sees every user. `spent_until`: when its allowance is whole again. `ends_at`:
-when it was made to end, which its successor inherits; a rotation brings `expires_at` alone forward."""
+"""API keys, hashed. `user_id` NULL: the key sees every user. `spent_until`: when its allowance is whole again.
+`ends_at`: when it was made to end, which its successor inherits; a rotation brings `expires_at` alone forward."""
 
 # What callers did: idempotency.py and audit.py write it
 
