@@ -156,7 +156,7 @@ def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | Ord
 def record(
     tx: Connection, job: Job, readings: Sequence[changes.Reading | changes.Unreadable], *, cause: str
 ) -> tuple[Recorded, set[str]]:
-    """Archives readings of one request, strikes the debts they pay, and owes what they made doubtful.
+    """Archives readings, strikes the debts that all of them pay, and owes what they made doubtful.
 
     Second: the ids of the orders whose debts are paid.
     """
@@ -166,7 +166,7 @@ def record(
     bodies = ((one.facts.order_id, one.body) for one in readable)
     job.runtime.drift.see("order", job.account_id, bodies, sampled=cause == "backfill")
     if readable:
-        ids, sent_at = [one.facts.order_id for one in readable], readable[0].sent_at
+        ids, sent_at = [one.facts.order_id for one in readable], min(one.sent_at for one in readable)
         struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)
         if struck:
             archive.events_processed(tx, job.account_id, struck)

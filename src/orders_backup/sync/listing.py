@@ -1,7 +1,7 @@
 """One window of Allegro's list as a question: its pages, whether they answer it, and its division."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,21 @@ class Listing:
     run: "Row[Any]"
     window: "Row[Any]"
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What pages that follow one another hold. `repeated`: those of its readings that were on the page before and are
+    counted there; `fresh`: the others. `reached`: how many of the window's `total` orders they and all pages before
+    hold; `further`: where the window goes on; `wrong`: why the last page is no answer, though its orders are orders."""
+
+    readings: list[Reading | Unreadable] = field(default_factory=list)
+    repeated: list[Reading | Unreadable] = field(default_factory=list)
+    fresh: list[Reading | Unreadable] = field(default_factory=list)
+    total: int = 0
+    reached: int = 0
+    further: dict[str, Any] = field(default_factory=dict)
+    wrong: str | None = None
 
 
 def asked(listing: Listing) -> Window:
@@ -74,11 +89,49 @@ def offsets(window: "Row[Any]") -> list[int]:
     return list(range(window.next_offset, window.total_count, window.page_size))
 
 
-def further(readings: Sequence[Reading | Unreadable], *, reached: int, limit: int) -> dict[str, Any]:
+def joined(listing: Listing, pages: Sequence[tuple[int, OrderPage]]) -> Stretch:
+    """The pages, each with its offset, as far as they follow one another and are sound; an unsound one is the last."""
+    window = listing.window
+    place = {name: getattr(window, name) for name in ("next_offset", "last_order_id")}
+    found = Stretch(further=place)
+    for offset, page in pages:
+        if found.wrong is not None or found.further["next_offset"] != offset:
+            break
+        found = _with(listing, found, offset, page)
+    return found
+
+
+def _with(listing: Listing, found: Stretch, offset: int, page: OrderPage) -> Stretch:
+    window, wanted, readings, last_id = listing.window, asked(listing), read(page), found.further["last_order_id"]
+    wrong = plan.fault(
+        total=page.total_count,
+        before=window.total_count,
+        offset=offset,
+        rows=len(page.orders),
+        inside=all(is_inside(wanted, one) for one in readings if is_placed(listing, one)),
+        joined=last_id is None or not readings or order_id(readings[0]) in {last_id, None},
+        limit=window.page_size,
+    )
+    repeated = readings[:1] if last_id is not None and wrong is None else []
+    fresh, reached = readings[len(repeated) :], offset + len(readings)
+    is_known = bool(repeated and found.readings) and repeated[0].sha256 == found.readings[-1].sha256
+    return replace(
+        found,
+        readings=found.readings + (fresh if is_known else readings),
+        repeated=found.repeated + ([] if is_known else repeated),
+        fresh=found.fresh + fresh,
+        total=page.total_count,
+        reached=reached,
+        further=found.further if wrong else _further(readings, reached=reached, limit=window.page_size),
+        wrong=wrong,
+    )
+
+
+def _further(readings: Sequence[Reading | Unreadable], *, reached: int, limit: int) -> dict[str, Any]:
     """How the window goes on after these readings, its first `reached` rows: small pages grow again, and a full page
     begins with the row before it, by which rows that moved in between show."""
     size = min(limit * 2, client.LIST_LIMIT)
-    if size < client.LIST_LIMIT:
+    if size < client.LIST_LIMIT or not readings:
         return {"next_offset": reached, "listed": reached, "page_size": size, "last_order_id": None}
     last = order_id(readings[-1]) or ""
     return {"next_offset": reached - 1, "listed": reached, "page_size": size, "last_order_id": last}

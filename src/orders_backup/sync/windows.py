@@ -1,4 +1,4 @@
-"""One run's windows: listed page by page, each page in one transaction, each window proven.
+"""One run's windows: listed page by page, the pages of one look in one transaction, each window proven.
 
 A window is proven when all its pages told the same totalCount, each held what it should and began where the one before
 ended, and the archive ends up with exactly the orders that were listed, each seen since the window was begun. Anything
@@ -23,7 +23,7 @@ from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import counts, discoveries, evidence, listing, nets, plan, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
-from orders_backup.sync.listing import Listing
+from orders_backup.sync.listing import Listing, Stretch
 
 SPLIT_AFTER = 2
 """A window that moved under two readings is halved: a smaller one is read in a quieter while."""
@@ -61,43 +61,53 @@ def _begin(question: Listing) -> None:
     if page is None:
         return
     job.runtime.codec.prepare(job.runtime.db, page.orders)
-    readings = listing.read(page)
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         if window.depth == 0 and window.attempts == 0:
             state.expect(tx, run.id, page.total_count)
         evidence.update_window(tx, window, started_at=started_at, total_count=page.total_count)
         if page.total_count > plan.SPLIT_ABOVE:
-            _record(tx, question, readings)
+            readings = listing.read(page)
+            _record(tx, question, Stretch(readings, fresh=readings))
             if not listing.divide(tx, question, plan.halves(listing.asked(question), oldest=listing.oldest(readings))):
                 _restart(tx, question, "more orders in one moment than Allegro can list")
             return
-        _take(tx, _as_it_is(tx, question), page, readings, offset=0, limit=window.page_size)
+        _take(tx, _as_it_is(tx, question), [(0, page)])
 
 
 def _go_on(question: Listing) -> None:
-    """The next pages, several on the way at once, stored in their order, each in a transaction of its own.
+    """The next pages, several on the way at once, stored together as far as they came.
 
     Each full page begins with the last row of the one before, by which rows that moved in between show.
     """
     job, window = question.job, question.window
     batch = listing.offsets(window)
     batch = batch[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(batch)))]
-    pages = jobs.side_by_side(batch, partial(listing.ask, question, limit=window.page_size))
-    for offset, answer in zip(batch, pages, strict=True):
-        page = _narrowed(question, answer) if isinstance(answer, AllegroUnreadableError) else answer
+    answers = jobs.side_by_side(batch, partial(listing.ask, question, limit=window.page_size))
+    if isinstance(answers[0], AllegroUnreadableError):
+        page = _narrowed(question, answers[0])
         if page is None:
             return
-        if isinstance(page, OrdersBackupError):
-            raise page
-        readings = listing.read(page)
+        answers = [page]
+    pages = _before_a_failure(answers)
+    if pages:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             current = _as_it_is(tx, question)
-            is_open = current.window.status == "open" and current.window.attempts == window.attempts
-            if not is_open or current.window.next_offset != offset:
-                return
-            _take(tx, current, page, readings, offset=offset, limit=window.page_size)
+            if current.window.status == "open" and current.window.attempts == window.attempts:
+                _take(tx, current, list(zip(batch[: len(pages)], pages, strict=True)))
+    failed = answers[len(pages)] if len(pages) < len(answers) else None
+    if isinstance(failed, OrdersBackupError) and not isinstance(failed, AllegroUnreadableError):
+        raise failed  # one that was unreadable is asked for again, by itself
+
+
+def _before_a_failure(answers: "Sequence[OrderPage | OrdersBackupError]") -> list[OrderPage]:
+    pages: list[OrderPage] = []
+    for one in answers:
+        if isinstance(one, OrdersBackupError):
+            break
+        pages.append(one)
+    return pages
 
 
 def _as_it_is(tx: Connection, question: Listing) -> Listing:
@@ -123,34 +133,21 @@ def _narrowed(question: Listing, error: AllegroUnreadableError) -> OrderPage | N
     return OrderPage(beyond.sent_at, [error.body], beyond.total_count, broken=str(error))
 
 
-def _take(
-    tx: Connection, question: Listing, page: OrderPage, readings: list[Reading | Unreadable], *, offset: int, limit: int
-) -> None:
-    """Stores a page, then says whether it was sound: an unsound one is stored too, and its window begins again."""
-    window, asked = question.window, listing.asked(question)
-    follows = window.last_order_id is not None
-    wrong = plan.fault(
-        total=page.total_count,
-        before=window.total_count,
-        offset=offset,
-        rows=len(page.orders),
-        inside=all(listing.is_inside(asked, one) for one in readings if listing.is_placed(question, one)),
-        joined=not follows or listing.order_id(readings[0]) in {window.last_order_id, None} if readings else True,
-        limit=limit,
-    )
-    repeated = 1 if follows and wrong is None else 0
-    unplaced = _record(tx, question, readings, repeated=repeated)
-    if wrong is not None:
-        _restart(tx, question, wrong)
+def _take(tx: Connection, question: Listing, pages: Sequence[tuple[int, OrderPage]]) -> None:
+    """Stores pages, then says whether they were sound: an unsound one is stored too, and its window begins again."""
+    stretch = listing.joined(question, pages)
+    unplaced = _record(tx, question, stretch)
+    if stretch.wrong is not None:
+        _restart(tx, question, stretch.wrong)
         return
-    fresh = [listing.order_id(one) or "" for one in readings[repeated:] if listing.is_placed(question, one)]
-    found: dict[str, Any] = {"fingerprint": evidence.fingerprint_with(fresh)}
-    reached = offset + len(page.orders)
-    if reached >= page.total_count:
-        evidence.update_window(tx, window, **found)
-        _prove(tx, _as_it_is(tx, question), listed=reached, set_aside=window.set_aside + unplaced)
-    else:
-        evidence.update_window(tx, window, **found, **listing.further(readings, reached=reached, limit=limit))
+    ids = [listing.order_id(one) or "" for one in stretch.fresh if listing.is_placed(question, one)]
+    found: dict[str, Any] = {"fingerprint": evidence.fingerprint_with(ids)}
+    if stretch.reached < stretch.total:
+        evidence.update_window(tx, question.window, **found, **stretch.further)
+        return
+    evidence.update_window(tx, question.window, **found)
+    proven = _as_it_is(tx, question)
+    _prove(tx, proven, listed=stretch.reached, set_aside=question.window.set_aside + unplaced)
 
 
 def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) -> None:
@@ -212,20 +209,19 @@ def _restart(tx: Connection, question: Listing, note: str) -> None:
     log.warning("window_restarted", account_id=str(question.job.account_id), attempts=attempts, note=note)
 
 
-def _record(tx: Connection, question: Listing, readings: Sequence[Reading | Unreadable], *, repeated: int = 0) -> int:
-    """Stores a page's orders; what a net finds missing or changed is counted on the window and as its catch.
+def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:
+    """Stores a stretch's orders; what a net finds missing or changed is counted on the window and as its catch.
 
-    How many of the rows cannot be placed in any window, for want of an id or a purchase time. The first `repeated`
-    rows were on the page before: they are stored if they are news, and counted once.
+    How many of the fresh rows cannot be placed in any window, for want of an id or a purchase time.
     """
     job, run = question.job, question.run
-    recorded, _ = jobs.record(tx, job, readings, cause=question.cause)
-    recorded = _once(recorded, readings[:repeated])
+    recorded, _ = jobs.record(tx, job, stretch.readings, cause=question.cause)
+    recorded = _once(recorded, stretch.repeated)
     state.count(tx, run.id, recorded)
-    unplaced = sum(not listing.is_placed(question, one) for one in readings[repeated:])
+    unplaced = sum(not listing.is_placed(question, one) for one in stretch.fresh)
     net = nets.NET_OF_RUN.get(run.kind)
     if net is not None:
-        discoveries.note_found(tx, job.account_id, readings, recorded, net=net, now=job.now())
+        discoveries.note_found(tx, job.account_id, stretch.readings, recorded, net=net, now=job.now())
     caught = recorded if net is not None else Recorded()
     if caught.inserted or caught.updated or unplaced:
         evidence.caught(tx, question.window, caught, unplaced=unplaced)
