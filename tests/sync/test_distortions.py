@@ -142,6 +142,37 @@ def test_rows_that_move_between_pages_are_noticed_although_all_counts_are_right(
     assert shop.value("SELECT max(attempts) FROM sync_windows") == 1
 
 
+@pytest.mark.parametrize(("status", "body", "times"), [(503, b"{}", 1), (200, b'{"checkoutForms": [{', 2)])
+def test_of_pages_on_the_way_together_those_before_a_failed_one_are_stored(
+    make_shop: Callable[[int], Shop], meddle: Callable[[Shop], Meddled], status: int, body: bytes, times: int
+) -> None:
+    """Four are asked for at once, and the third of them fails: it is asked for again, as a whole page. What is broken
+    inside was asked for twice before, and is no failure of the job."""
+    shop, stored, pages = make_shop(1_200), [], []
+
+    def after(request: httpx.Request, sound: httpx.Response) -> httpx.Response:
+        offset = request.url.params.get("offset")
+        if request.url.path == LIST:
+            pages.append((offset, request.url.params["limit"]))
+        if offset != "297" or pages.count(("297", "100")) > times:
+            return sound
+        return httpx.Response(status, headers={"Content-Type": "application/json"}, stream=httpx.ByteStream(body))
+
+    def before(request: httpx.Request) -> None:
+        if pages.count(("297", "100")) == times and request.url.path == LIST:
+            stored.append(shop.value("SELECT count(*) FROM orders"))
+
+    meddled = meddle(shop)
+    meddled.before, meddled.after = before, after
+    shop.work_on_listing()
+    assert shop.value("SELECT failures FROM syncs WHERE account_id = :account AND kind = 'listing'") == (status == 503)
+    shop.backfill()
+    assert 298 in stored
+    assert [size for offset, size in pages if offset == "297"] == ["100"] * (times + 1)
+    assert shop.value("SELECT max(attempts) FROM sync_windows") == 0
+    assert shop.differences() == []
+
+
 def test_an_empty_list_is_believed_only_the_second_time_and_never_where_the_orders_are_still_there(level: Shop) -> None:
     level.world.faults("shifted_page", path=LIST, times=None, by=1_000_000, delta=-1_000_000)
     level.sweep("reconcile")
