@@ -147,7 +147,7 @@ WRONG = [
     ("device_flow_timeout", "0.5 s", "at least 1 second"),
     ("lease", "nan", "must be a number of seconds"),
     ("lease", "1 s 2 s", "must be a number of seconds"),
-    ("rate_limit_client", "0", "at least 1 request per minute"),
+    ("rate_limit_client", "59", "at least 60 requests per minute"),
     ("rate_limit_default", "-1", "at least 1 request"),
     ("rate_limit_orders", "many", "integer"),
     ("rate_limit_events", "1.5", "integer"),

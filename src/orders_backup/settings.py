@@ -195,6 +195,15 @@ class Settings(BaseModel):
             raise ValueError("must be at least 1 request per minute")
         return value
 
+    @field_validator("rate_limit_client")
+    @classmethod
+    def _allows_two_calls_in_a_row(cls, value: int) -> int:
+        if value < 60:
+            raise ValueError(
+                "must be at least 60 requests per minute: a journal and an order are read one after the other"
+            )
+        return value
+
     @field_validator("calls_in_flight")
     @classmethod
     def _is_a_handful(cls, value: int) -> int:

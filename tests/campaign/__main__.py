@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -38,7 +39,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--until-failure", action="store_true")
     parser.add_argument("--families", default="", help="the weather of every seed, instead of what it would draw")
-    parser.add_argument("--limit", type=int, default=0, help="of the client id, in every seed")
+    parser.add_argument("--rush", action="store_true", help="many orders and a low limit in every seed")
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--processor", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -63,7 +64,7 @@ def _one(seed: int) -> int:
 
 
 def tried(
-    engine: Engine, seed: int, families: frozenset[str] | None = None, **fixed: int
+    engine: Engine, seed: int, families: frozenset[str] | None = None, **fixed: Any
 ) -> tuple[list[str], list[str]]:
     """What one seed found broken, and its trace; an exception of the campaign itself is trouble too."""
     holder: list[stories.Story] = []
@@ -103,7 +104,7 @@ def _part(options: argparse.Namespace) -> int:
         raise SystemExit(f"The product is not that of {source}.")
     failed, played, steps, faults = [], 0, 0, 0
     families = frozenset(options.families.split(",")) if options.families else None
-    fixed = {"limit": options.limit} if options.limit else {}
+    fixed = stories.RUSH if options.rush else {}
     began = time.process_time()
     _settles_down(options.part, options.processor)
     with in_hand(), watched_files(), database() as engine:

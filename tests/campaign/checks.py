@@ -79,6 +79,7 @@ def finally_(story: "Story", *, proven: bool) -> None:
     found += _silences(story)
     found += _honest(story)
     found += _founded(story)
+    found += _counted(story)
     found += _archive(story, proven=proven)
     found += _catch(story)
 
@@ -217,6 +218,18 @@ def _founded(story: "Story") -> Iterator[str]:
         ever = sum(since <= moment < until for moment in bought)
         if row.total_count > ever:
             yield f"windows: one is proven with {row.total_count} orders, and never held more than {ever}"
+
+
+def _counted(story: "Story") -> Iterator[str]:
+    """A run whose windows all were proven at the first try counted each of their rows once, whatever died meanwhile."""
+    query = """
+        SELECT h.kind, h.listed, sum(w.listed) AS held FROM sync_history h JOIN sync_windows w ON w.run_id = h.id
+         WHERE h.status = 'succeeded' GROUP BY h.id
+        HAVING bool_and(w.status = 'verified' AND w.method = 'ids' AND w.attempts = 0 AND w.depth = 0)
+           AND h.listed <> sum(w.listed)
+    """
+    for row in story.stage.rows(query):
+        yield f"runs: a {row.kind} counted {row.listed} rows of windows that hold {row.held}"
 
 
 def _catch(story: "Story") -> Iterator[str]:

@@ -69,8 +69,7 @@ def verdict(found: list[Found], *, whole: bool) -> bool:
 
 def stands(bug: Bug) -> bool:
     """Whether the text to be replaced stands in the source, once."""
-    text = (ROOT / "src/orders_backup" / bug.file).read_text()
-    return all(text.count(old) == 1 for old in (bug.old, bug.also[0]) if old)
+    return all((ROOT / "src/orders_backup" / file).read_text().count(old) == 1 for file, old, _ in bug.edits)
 
 
 def _on_a_processor(processors: "queue.Queue[int]", bug: Bug, within: float) -> Found:
@@ -88,9 +87,9 @@ def planted(bug: Bug, within: float, processor: int) -> Found:
         copy = Path(folder)
         shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "migrations", copy / "migrations")
-        target = copy / "src/orders_backup" / bug.file
-        text = target.read_text().replace(bug.old, bug.new)
-        target.write_text(text.replace(*bug.also) if bug.also[0] else text)
+        for file, old, new in bug.edits:
+            target = copy / "src/orders_backup" / file
+            target.write_text(target.read_text().replace(old, new))
         seed, check, unsound = _hunted(copy / "src", bug, began + within, processor)
     found = Found(bug, seed, check, time.monotonic() - began, unsound)
     told = "SURVIVED" if seed is None else f"seed {seed}"
@@ -127,8 +126,7 @@ def _played(source: Path, bug: Bug, processor: int, *, first: int, seeds: int, w
         str(seeds),
         "--families",
         bug.weather,
-        "--limit",
-        str(bug.limit),
+        *(["--rush"] if bug.is_rush else []),
     ]
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         played = subprocess.Popen(

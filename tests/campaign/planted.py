@@ -6,17 +6,25 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`old` stands exactly once in `file`, below `src/orders_backup`. `weather`: the families of faults that can show
-    it, played in every seed; empty: whatever the seeds draw. `limit`: a client id's that is reached; 0: as drawn.
-    `also`: a second replacement in the same file, where one net lies under another. `named`: which of NAMED it is."""
+    it, played in every seed; empty: whatever the seeds draw. `is_rush`: in every seed a shop with so many orders that a
+    low limit is reached. `also`: a second replacement, in the same file or in `also_file`, where one net lies under
+    another. `named`: which of NAMED it is."""
 
     name: str
     file: str
     old: str
     new: str
     weather: str = ""
-    limit: int = 0
+    is_rush: bool = False
     also: tuple[str, str] = ("", "")
+    also_file: str = ""
     named: str = ""
+
+    @property
+    def edits(self) -> list[tuple[str, str, str]]:
+        """Each as file, old, new."""
+        edits = [(self.file, self.old, self.new), (self.also_file or self.file, *self.also)]
+        return [edit for edit in edits if edit[1]]
 
 
 NAMED = {
@@ -111,10 +119,11 @@ BUGS = (
     ),
     Bug(
         "the filter is not verified: rows from outside a window count for it",
-        "sync/windows.py",
-        "inside=all(listing.is_inside(asked, one) for one in readings if listing.is_placed(question, one)),",
-        "inside=bool(asked),",
+        "sync/listing.py",
+        "inside=all(is_inside(wanted, one) for one in readings if is_placed(listing, one)),",
+        "inside=bool(wanted),",
         weather="lists",
+        also_file="sync/windows.py",
         also=(
             """    found = evidence.stored_in(tx, window)
     unlisted""",
@@ -158,7 +167,7 @@ BUGS = (
 
     now = worker_clock.datetime.now(UTC)
     rooms""",
-        limit=30,
+        is_rush=True,
     ),
     Bug(
         "the budget refills twice as fast as the limit allows",
@@ -166,7 +175,7 @@ BUGS = (
         "        return max(self.per_minute - self.burst, 1) / (60 + DELAY)",
         "        return self.per_minute / 60 * 2",
         weather="limits",
-        limit=30,
+        is_rush=True,
     ),
     Bug(
         "a 429 silences nobody",
@@ -242,14 +251,12 @@ BUGS = (
     Bug(
         "a page that a crash interrupted is counted twice",
         "sync/windows.py",
-        """        readings = listing.read(page)
-        with database.transaction(job.runtime.db) as tx:
+        """        with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             current = _as_it_is""",
-        """        readings = listing.read(page)
-        with database.transaction(job.runtime.db) as early:
+        """        with database.transaction(job.runtime.db) as early:
             job.fence(early)
-            state.count(early, question.run.id, Recorded(unchanged=len(readings)))
+            state.count(early, question.run.id, Recorded(unchanged=len(pages[0].orders)))
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             current = _as_it_is""",
@@ -309,7 +316,7 @@ BUGS = (
     available = bucket.per_minute - max((level.full_at - minute).total_seconds(), 0.0) * bucket.per_minute / 60
     over""",
         weather="limits",
-        limit=30,
+        is_rush=True,
         named="window counter",
         also=(
             """    seconds = taken / (in_force(level, now=now) * bucket.rate)

@@ -44,6 +44,8 @@ ACTS = (1, 2, 2, 3)
 SKEWS = ((0.0,), (0.0,), (0.0, 3_600.0), (-3_600.0, 0.0, 7.0))
 LATE = (0.0, 0.0, 20.0, 40.0)
 """Seconds that the scheduler or the workers may be behind."""
+RUSH: dict[str, Any] = {"limit": 60, "orders": 260, "small_pages": True, "acts": 1, "extras": False}
+"""A shop that is not listed within a minute, as far as the limit goes."""
 FROM_NOTHING = 0.35
 """The share of stories that begin with nothing; the others find a shop that is connected and listed."""
 _by_id = attrgetter("id")
@@ -384,7 +386,8 @@ def play(
 ) -> Story:
     """A whole seed; what was found broken stands in its stage's `trouble`. `holder` has it even if this raises."""
     chance = random.Random(f"opening {seed}")
-    shop = None if chance.random() < FROM_NOTHING else openings.opening(engine, chance.randrange(openings.HOW_MANY))
+    is_new = chance.random() < FROM_NOTHING or "orders" in fixed
+    shop = None if is_new else openings.opening(engine, chance.randrange(openings.HOW_MANY))
     with begun(engine, seed, families=families, shop=shop, **fixed) as story:
         if holder is not None:
             holder.append(story)
