@@ -138,7 +138,7 @@ BUGS = (
     ),
     Bug(
         "a reading strikes a debt that is younger than itself",
-        "sync/state.py",
+        "sync/owed.py",
         "table.order_id == read, table.owed_at <= sent_at)",
         "table.order_id == read)",
         weather="freeze,journal",
@@ -203,7 +203,7 @@ BUGS = (
     Bug(
         "an order that was replaced is not read again",
         "sync/job.py",
-        """    state.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
+        """    owed.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
 """,
         "",
     ),
@@ -236,16 +236,16 @@ BUGS = (
     if not isinstance""",
         """    reading = changes.read(answer.sent_at, answer.body)
     with database.transaction(job.runtime.db) as tx:
-        state.paid(tx, job.account_id, [debt.order_id], sent_at=job.now())
+        owed.paid(tx, job.account_id, [debt.order_id], sent_at=job.now())
     if not isinstance""",
         weather="crash,database",
     ),
     Bug(
         "events are stored and their orders are not owed",
         "sync/pull.py",
-        """            state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
+        """            owed.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
 """,
-        """            state.owe(tx, job.account_id, plan.debts(new[:-1]), cause="event", now=job.now())
+        """            owed.owe(tx, job.account_id, plan.debts(new[:-1]), cause="event", now=job.now())
 """,
     ),
     Bug(

@@ -10,7 +10,7 @@ from tests.shop import Shop
 from orders_backup import db as database
 from orders_backup import due, tables
 from orders_backup.errors import LeaseLostError
-from orders_backup.sync import plan, pull, state
+from orders_backup.sync import owed, plan, pull, state
 
 ONE = "/order/checkout-forms/{id}"
 LIST = "/order/checkout-forms"
@@ -269,7 +269,7 @@ def test_an_order_replaced_by_two_is_owed_once(level: Shop) -> None:
     level.follow()
     debt = plan.Debt(first, None, False, [])
     with database.transaction(level.runtime.db) as tx:
-        state.owe(tx, level.account_id, [debt, debt], cause="merge", now=level.runtime.clock.now())
+        owed.owe(tx, level.account_id, [debt, debt], cause="merge", now=level.runtime.clock.now())
     assert level.value("SELECT count(*) FROM owed_orders WHERE order_id = :order", order=first) == 1
 
 
@@ -300,6 +300,27 @@ def test_a_seller_to_whom_nothing_happens_is_not_listed_again_and_again(level: S
     level.change(f"{OLD_CURSOR} WHERE kind = 'journal'")
     level.follow()
     assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+
+
+def test_a_gap_in_the_journal_has_everything_listed_once_a_day_until_the_journal_can_be_read(level: Shop) -> None:
+    """Nobody followed the journal for 56 days, and it may have dropped what lies between."""
+    level.world.buys(level.seller_id, silently=True)
+    level.change("""UPDATE syncs SET cursor = (extract(epoch FROM now() - interval '57 d') * 1000000)::bigint::text,
+                           succeeded_at = now() - interval '56 d' WHERE kind = 'journal'""")
+    level.world.faults("status", code=503, path="/order/events", times=None)
+    for _ in range(3):
+        level.follow()
+        level.work_on_listing()
+    assert level.differences() == []
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 1
+    level.change("UPDATE sync_history SET requested_at = requested_at - interval '25 h' WHERE kind = 'reconcile'")
+    level.follow()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 2
+    level.world.clear_faults()
+    for _ in range(2):
+        level.follow()
+        level.work_on_listing()
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 2
 
 
 def test_a_run_that_waits_does_not_make_a_job_spin_that_has_no_budget(level: Shop) -> None:

@@ -26,7 +26,7 @@ from orders_backup.orders import archive, changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading
 from orders_backup.sync import job as jobs
-from orders_backup.sync import plan, state
+from orders_backup.sync import owed, plan, state
 from orders_backup.sync.job import Job
 
 UNLISTED = frozenset({"unlisted", "merge"})
@@ -84,7 +84,7 @@ def _by_stretch(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> None:
     """Pages of the list over purchase times where the owed orders lie close together."""
     with database.transaction(job.runtime.db) as tx:
         listed = [order_id for order_id, debt in debts.items() if debt.cause not in UNLISTED]
-        stretches = plan.stretches(state.ranked(tx, job.account_id, listed))
+        stretches = plan.stretches(owed.ranked(tx, job.account_id, listed))
     for stretch in stretches:
         ask = partial(_bought, job, stretch.since, stretch.until)
         first = job.calls.ask(Route.ORDERS, partial(ask, 0))
@@ -185,7 +185,7 @@ def _count_failures(job: Job, tried: _Tried) -> None:
         job.fence(tx)
         for debt, error in tried.failed:
             own = tried.landed or not _is_away(error)
-            if state.unpaid(tx, debt, error=str(error), counts=own, now=job.now()):
+            if owed.unpaid(tx, debt, error=str(error), counts=own, now=job.now()):
                 log.error("order_set_aside", account_id=str(job.account_id), order_id=debt.order_id, code=error.code)
 
 
@@ -223,7 +223,7 @@ def _gone(job: Job, run_id: UUID, debt: "Row[Any]") -> None:
         job.fence(tx)
         items = debt.line_item_ids
         successor = archive.gone(tx, job.account_id, debt.order_id, line_item_ids=items, now=now)
-        state.paid(tx, job.account_id, [debt.order_id], sent_at=now)
+        owed.paid(tx, job.account_id, [debt.order_id], sent_at=now)
         archive.events_processed(tx, job.account_id, [debt.order_id])
         state.count(tx, run_id, Recorded(), gone=1)
     log.info("order_gone", account_id=str(job.account_id), order_id=debt.order_id, superseded_by=successor)

@@ -31,7 +31,7 @@ from orders_backup.orders import archive, changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading
 from orders_backup.runtime import Runtime
-from orders_backup.sync import dispatch, plan, state
+from orders_backup.sync import dispatch, owed, plan, state
 from orders_backup.sync.plan import Debt
 
 SLICE = timedelta(seconds=20)
@@ -167,11 +167,11 @@ def record(
     job.runtime.drift.see("order", job.account_id, bodies, sampled=cause == "backfill")
     if readable:
         ids, sent_at = [one.facts.order_id for one in readable], min(one.sent_at for one in readable)
-        struck = state.paid(tx, job.account_id, ids, sent_at=sent_at)
+        struck = owed.paid(tx, job.account_id, ids, sent_at=sent_at)
         if struck:
             archive.events_processed(tx, job.account_id, struck)
     doubtful = [Debt(order_id, None, False, []) for order_id in recorded.maybe_superseded]
-    state.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
+    owed.owe(tx, job.account_id, doubtful, cause="merge", now=job.now())
     return recorded, set(struck)
 
 

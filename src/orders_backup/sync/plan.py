@@ -22,6 +22,8 @@ SETTLED = timedelta(seconds=30)
 OVERLAP = timedelta(minutes=10)
 """How far before the cursor each reading of the journal begins: events may become visible late."""
 GAP = horizon.JOURNAL - timedelta(days=5)
+GAP_LISTED_AGAIN = timedelta(days=1)
+"""How often everything is listed while the journal has a gap that cannot be closed, because it cannot be read."""
 """A cursor this old may have lost events: Allegro keeps its journal for 60 days (Allegro's documentation)."""
 CERTIFICATE_EVERY = timedelta(days=30)
 """After this long the whole year is listed again, order by order."""

@@ -23,7 +23,7 @@ from orders_backup.errors import (
 from orders_backup.orders import archive
 from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, debts, discoveries, plan, polling, state
+from orders_backup.sync import alarms, debts, discoveries, owed, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 
@@ -67,10 +67,10 @@ def _finish(job: Job) -> datetime:
     job.values["succeeded_at"] = now
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        next_owed_at = state.next_owed_at(tx, job.account_id)
+        next_owed_at = owed.next_at(tx, job.account_id)
         run = state.unfinished(tx, job.account_id, ("incremental",))
         if run is not None and run.status == "running":
-            failing = state.failing(tx, job.account_id)
+            failing = owed.failing(tx, job.account_id)
             error = f"{failing} orders could not be read yet; they stay owed." if failing else None
             state.finish_run(tx, run.id, error=error, now=now)
             counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
@@ -106,7 +106,7 @@ def _follow(job: Job) -> _Followed:
             new = archive.record_events(tx, job.runtime.codec, job.account_id, page.events)
             if new and run_id is None:
                 run_id = _opened(tx, job)
-            state.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
+            owed.owe(tx, job.account_id, plan.debts(new), cause="event", now=job.now())
             _note_late(tx, job, new, cursor=cursor)
             job.runtime.drift.see("event", job.account_id, ((event.order_id, event.body) for event in new))
             ids = plan.credible((event.event_id for event in page.events), now=job.now())
@@ -132,7 +132,8 @@ def _begun(job: Job, cursor: str) -> tuple[UUID | None, str]:
         job.fence(tx)
         run_id = _asked_for(tx, job)
         if plan.is_gap(cursor, followed_at=job.followed_at, now=job.now()):
-            state.reconcile_soon(tx, job.account_id)
+            if not state.was_asked_for(tx, job.account_id, "reconcile", since=job.now() - plan.GAP_LISTED_AGAIN):
+                state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
         elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
             alarms.give(tx, job.account_id, now=job.now())
@@ -206,9 +207,9 @@ def _pay(job: Job, run_id: UUID | None) -> bool:
     """Reads the owed orders, in a run that counts them. False where the slice ended first."""
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        owed = {debt.order_id: debt for debt in state.owed(tx, job.account_id, now=job.now())}
-        if owed and run_id is None:
+        payable = {debt.order_id: debt for debt in owed.payable(tx, job.account_id, now=job.now())}
+        if payable and run_id is None:
             run_id = _opened(tx, job)
     if run_id is None:
         return True
-    return debts.pay(job, run_id, owed)
+    return debts.pay(job, run_id, payable)

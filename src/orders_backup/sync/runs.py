@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.engine import Row
 
 from orders_backup import db as database
-from orders_backup.sync import evidence, state
+from orders_backup.sync import evidence, owed, state
 from orders_backup.sync.job import Job
 
 COUNTED = ("listed", "inserted", "updated", "unchanged", "set_aside", "calls")
@@ -24,7 +24,7 @@ def finish(job: Job, run_id: UUID) -> "Row[Any]":
         unproven = [window for window in evidence.windows(tx, job.account_id, run_id) if window.status == "unstable"]
         error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
         state.finish_run(tx, run_id, error=error, now=now)
-        if state.next_owed_at(tx, job.account_id) is not None:
+        if owed.next_at(tx, job.account_id) is not None:
             state.make_journal_due(tx, job.account_id)
         run = state.run(tx, run_id)
     if error is None:

@@ -21,7 +21,7 @@ from orders_backup.codec import Codec
 from orders_backup.errors import AllegroAnswerError, InvalidRequestError, NotFoundError
 from orders_backup.orders import archive, changes
 from orders_backup.orders.changes import Reading
-from orders_backup.sync import state
+from orders_backup.sync import owed, state
 from orders_backup.sync.plan import Debt
 from orders_backup.tables import owed_orders, unreadable_orders
 
@@ -120,7 +120,7 @@ def retry(tx: Connection, codec: Codec, account_id: UUID, ids: Sequence[str] | N
     ).rowcount
     rows = _unreadable(tx, account_id, ids)
     understood = sum(_understood(tx, codec, row, now=now) for row in rows)
-    if state.next_owed_at(tx, account_id) is not None:
+    if owed.next_at(tx, account_id) is not None:
         state.make_journal_due(tx, account_id)
     return Retried(due, understood, len(rows) - understood)
 
@@ -219,7 +219,7 @@ def _understood(tx: Connection, codec: Codec, row: "Row[Any]", *, now: datetime)
     named = _ID_IN_A_PAGE.match(row.body)
     if named:
         debt = Debt(named[1].decode(), None, False, [])
-        state.owe(tx, row.account_id, [debt], cause="set_aside", now=now)
+        owed.owe(tx, row.account_id, [debt], cause="set_aside", now=now)
     return False
 
 

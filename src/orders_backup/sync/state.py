@@ -1,4 +1,4 @@
-"""The SQL of what is due and how far we are: syncs, runs, debts. Decides nothing; commits nothing."""
+"""The SQL of what is due and how far we are: syncs and runs. Decides nothing; commits nothing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection, Row
 
@@ -15,9 +14,9 @@ from orders_backup import due
 from orders_backup.due import Lease
 from orders_backup.errors import ConflictError, LeaseLostError, NotFoundError
 from orders_backup.orders.archive import Recorded
-from orders_backup.sync import evidence, plan
-from orders_backup.sync.plan import Debt, Ranked, Window
-from orders_backup.tables import accounts, owed_orders, sync_history, syncs
+from orders_backup.sync import evidence
+from orders_backup.sync.plan import Window
+from orders_backup.tables import accounts, sync_history, syncs
 
 LISTING_KINDS = ("backfill", "full", "reconcile")
 RUN_KINDS = {"journal": ("incremental",), "listing": LISTING_KINDS, "sweep": ("sweep",), "extras": ()}
@@ -154,6 +153,15 @@ def reconcile_soon(tx: Connection, account_id: UUID) -> None:
     if _queued(tx, account_id, "reconcile", None, None) is None:
         open_run(tx, account_id, "reconcile")
     due.make_due(tx, syncs, {"account_id": account_id, "kind": "listing"})
+
+
+def was_asked_for(tx: Connection, account_id: UUID, kind: str, *, since: datetime) -> bool:
+    """Whether a run over everything was asked for since then, be it over by now or not."""
+    table = sync_history.c
+    query = sa.select(table.id).where(
+        table.account_id == account_id, table.kind == kind, table.requested_at > since, table.range_from.is_(None)
+    )
+    return bool(tx.execute(sa.select(query.exists())).scalar_one())
 
 
 def _queued(
@@ -316,115 +324,3 @@ def _add(tx: Connection, run_id: UUID, **amounts: int) -> None:
     values = {name: table[name] + amount for name, amount in amounts.items() if amount}
     if values:
         tx.execute(sa.update(sync_history).values(values).where(table.id == run_id))
-
-
-# Debts
-
-
-def owe(tx: Connection, account_id: UUID, debts: Sequence[Debt], *, cause: str, now: datetime) -> None:
-    """These orders have to be read; what was set aside gets another chance by a new event."""
-    if not debts:
-        return
-    rows = [
-        {
-            "account_id": account_id,
-            "order_id": debt.order_id,
-            "cause": cause,
-            "owed_at": now,
-            "occurred_at": debt.occurred_at,
-            "moves_updated_at": debt.moves_updated_at,
-            "line_item_ids": debt.line_item_ids,
-            "due_at": now,
-        }
-        for debt in {debt.order_id: debt for debt in debts}.values()
-    ]
-    statement = insert(owed_orders).values(rows)
-    new = statement.excluded
-    earliest = sa.func.least(owed_orders.c.occurred_at, new.occurred_at)
-    changed = {
-        "owed_at": new.owed_at,
-        "occurred_at": earliest,
-        "moves_updated_at": sa.or_(owed_orders.c.moves_updated_at, new.moves_updated_at),
-        "due_at": new.due_at,
-        "failures": 0,
-        "set_aside_at": None,
-        "acknowledged_at": None,
-    }
-    tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "order_id"], set_=changed))
-
-
-def owed(tx: Connection, account_id: UUID, *, now: datetime, limit: int = 20_000) -> "Sequence[Row[Any]]":
-    """Debts that may be paid now; those that failed before come last."""
-    table = owed_orders.c
-    query = sa.select(owed_orders).where(
-        table.account_id == account_id, table.due_at <= now, table.set_aside_at.is_(None)
-    )
-    return tx.execute(query.order_by(table.due_at, table.order_id).limit(limit)).all()
-
-
-def next_owed_at(tx: Connection, account_id: UUID) -> datetime | None:
-    """When the next debt may be paid; None where there is none."""
-    table = owed_orders.c
-    query = sa.select(sa.func.min(table.due_at)).where(table.account_id == account_id, table.set_aside_at.is_(None))
-    found: datetime | None = tx.execute(query).scalar_one()
-    return found
-
-
-def failing(tx: Connection, account_id: UUID) -> int:
-    """How many debts were tried in vain and will be tried again."""
-    table = owed_orders.c
-    query = sa.select(sa.func.count()).where(
-        table.account_id == account_id, table.last_error.is_not(None), table.set_aside_at.is_(None)
-    )
-    return tx.execute(query).scalar_one()
-
-
-def paid(tx: Connection, account_id: UUID, order_ids: Sequence[str], *, sent_at: datetime) -> list[str]:
-    """Strikes the debts that a reading requested at `sent_at` pays, and says which."""
-    table = owed_orders.c
-    read = sa.any_(sa.literal(list(order_ids), pg.ARRAY(sa.Text)))
-    statement = (
-        sa.delete(owed_orders)
-        .where(table.account_id == account_id, table.order_id == read, table.owed_at <= sent_at)
-        .returning(table.order_id)
-    )
-    return list(tx.execute(statement).scalars())
-
-
-def unpaid(tx: Connection, debt: "Row[Any]", *, error: str, counts: bool, now: datetime) -> bool:
-    """An order could not be read. `counts`: others could, so it is the order's own failure; the fifth sets it aside.
-
-    True where this one did.
-    """
-    failures: int = debt.failures + (1 if counts else 0)
-    aside = failures >= plan.GIVE_UP_AFTER
-    table = owed_orders.c
-    tx.execute(
-        sa.update(owed_orders)
-        .values(
-            failures=failures,
-            last_error=error,
-            due_at=now + plan.backoff(failures),
-            set_aside_at=now if aside else None,
-        )
-        .where(table.account_id == debt.account_id, table.order_id == debt.order_id, table.owed_at == debt.owed_at)
-    )
-    return aside
-
-
-def ranked(tx: Connection, account_id: UUID, order_ids: Sequence[str]) -> list[Ranked]:
-    """Where owed orders stand among all orders of the account by purchase time; unknown orders are left out."""
-    query = sa.text("""
-        WITH wanted AS (
-            SELECT order_id, ordered_at FROM orders
-             WHERE account_id = :account AND order_id = ANY (:ids) AND ordered_at IS NOT NULL
-        ), placed AS (
-            SELECT order_id, ordered_at, row_number() OVER (ORDER BY ordered_at, order_id) AS rank
-              FROM orders
-             WHERE account_id = :account AND gone_at IS NULL
-               AND ordered_at BETWEEN (SELECT min(ordered_at) FROM wanted) AND (SELECT max(ordered_at) FROM wanted)
-        )
-        SELECT placed.* FROM placed JOIN wanted USING (order_id)
-    """)
-    rows = tx.execute(query, {"account": account_id, "ids": list(order_ids)})
-    return [Ranked(row.order_id, row.ordered_at, row.rank) for row in rows]
