@@ -1,6 +1,7 @@
 """A list that lies: each distortion ends in a verified window or an honest failure, never in a false proof."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -9,10 +10,13 @@ from tests.shop import PLENTY, Shop
 
 from allegro_simulator import shelf
 from allegro_simulator.transport import WorldTransport
+from orders_backup import db as database
 from orders_backup import runtime as runtimes
-from orders_backup.sync import plan
+from orders_backup.sync import owed, plan
+from orders_backup.sync.plan import Debt
 
 LIST = "/order/checkout-forms"
+EARLY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def state_of(shop: Shop) -> str:
@@ -143,11 +147,11 @@ def test_rows_that_move_between_pages_are_noticed_although_all_counts_are_right(
 
 
 @pytest.mark.parametrize(("status", "body", "times"), [(503, b"{}", 1), (200, b'{"checkoutForms": [{', 2)])
-def test_of_pages_on_the_way_together_those_before_a_failed_one_are_stored(
+def test_of_pages_on_the_way_together_one_that_failed_costs_none_of_the_others(
     make_shop: Callable[[int], Shop], meddle: Callable[[Shop], Meddled], status: int, body: bytes, times: int
 ) -> None:
-    """Four are asked for at once, and the third of them fails: it is asked for again, as a whole page. What is broken
-    inside was asked for twice before, and is no failure of the job."""
+    """Four are asked for at once, and the third of them fails: it is asked for again, as a whole page, and the fourth
+    is stored meanwhile. What is broken inside was asked for twice before, and is no failure of the job."""
     shop, stored, pages = make_shop(1_200), [], []
 
     def after(request: httpx.Request, sound: httpx.Response) -> httpx.Response:
@@ -167,10 +171,54 @@ def test_of_pages_on_the_way_together_those_before_a_failed_one_are_stored(
     shop.work_on_listing()
     assert shop.value("SELECT failures FROM syncs WHERE account_id = :account AND kind = 'listing'") == (status == 503)
     shop.backfill()
-    assert 298 in stored
+    assert 398 in stored
     assert [size for offset, size in pages if offset == "297"] == ["100"] * (times + 1)
     assert shop.value("SELECT max(attempts) FROM sync_windows") == 0
     assert shop.differences() == []
+
+
+def versions(shop: Shop) -> int:
+    return int(shop.value("SELECT count(*) FROM order_versions"))
+
+
+def test_what_was_served_beside_a_page_that_failed_is_stored(
+    make_shop: Callable[[int], Shop], meddle: Callable[[Shop], Meddled]
+) -> None:
+    """Allegro may have merged it away before anybody asks again."""
+    shop = make_shop(600)
+    shop.backfill()
+    shop.follow()
+    paid = shop.rows("SELECT order_id FROM orders WHERE status = 'READY_FOR_PROCESSING' LIMIT 350")
+    for row in paid:
+        shop.world.surcharges(str(row[0]))
+    known = versions(shop)
+
+    def after(request: httpx.Request, sound: httpx.Response) -> httpx.Response:
+        is_second = request.url.path == LIST and request.url.params["offset"] == "100"
+        return httpx.Response(503, stream=httpx.ByteStream(b"{}")) if is_second else sound
+
+    meddle(shop).after = after
+    shop.follow()
+    assert shop.value("SELECT failures FROM syncs WHERE kind = 'journal'") == 1
+    assert versions(shop) == known + len(paid) - 100
+
+
+def test_what_was_served_beside_an_order_that_was_refused_is_stored(
+    level: Shop, meddle: Callable[[Shop], Meddled]
+) -> None:
+    forms = [level.world.buys(level.seller_id) for _ in range(2)]
+    with database.transaction(level.runtime.db) as tx:
+        owed.owe(tx, level.account_id, [Debt(form, None, False, []) for form in forms], cause="unlisted", now=EARLY)
+    first = level.rows("SELECT order_id FROM owed_orders ORDER BY due_at, order_id LIMIT 1")[0][0]
+
+    def after(request: httpx.Request, sound: httpx.Response) -> httpx.Response:
+        is_refused = request.url.path == f"{LIST}/{first}"
+        return httpx.Response(429, stream=httpx.ByteStream(b"{}")) if is_refused else sound
+
+    known = versions(level)
+    meddle(level).after = after
+    level.follow()
+    assert versions(level) == known + 1
 
 
 def test_an_empty_list_is_believed_only_the_second_time_and_never_where_the_orders_are_still_there(level: Shop) -> None:

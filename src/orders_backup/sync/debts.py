@@ -103,9 +103,11 @@ def _pages(
         rest = rest[len(batch) :]
         pages = jobs.side_by_side(batch, lambda offset: job.calls.ask(Route.ORDERS, partial(ask, offset)))
         for page in pages:
+            if not isinstance(page, OrdersBackupError):
+                _store(job, run_id, page, debts)
+        for page in pages:
             if isinstance(page, OrdersBackupError):
                 raise page
-            _store(job, run_id, page, debts)
 
 
 def _updated(job: Job, since: datetime, offset: int, token: str) -> OrderPage:
@@ -169,7 +171,8 @@ def _one_by_one(job: Job, run_id: UUID, debts: "dict[str, Row[Any]]") -> bool:
 
 def _read_singly(job: Job, run_id: UUID, batch: "list[Row[Any]]", tried: _Tried) -> None:
     answers = jobs.side_by_side(batch, lambda debt: job.calls.ask(Route.DEFAULT, partial(_single, job, debt.order_id)))
-    for debt, answer in zip(batch, answers, strict=True):
+    served_first = sorted(zip(batch, answers, strict=True), key=lambda one: isinstance(one[1], OrdersBackupError))
+    for debt, answer in served_first:
         error = _settle_one(job, run_id, debt, answer)
         if error is None:
             tried.landed = True

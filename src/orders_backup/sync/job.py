@@ -139,7 +139,10 @@ def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> date
 
 
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
-    """The answers in the order of the questions, all on the way at once; a known failure stands for its answer."""
+    """The answers in the order of the questions, all on the way at once; a known failure stands for its answer.
+
+    What was served is stored before a failure is raised: Allegro may never serve it again.
+    """
 
     def answer(question: Q) -> A | OrdersBackupError:
         try:

@@ -30,10 +30,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What pages that follow one another hold. `repeated`: those of its readings that were on the page before and are
+    """What `pages` that follow one another hold. `repeated`: those of its readings that were on the page before and are
     counted there; `fresh`: the others. `reached`: how many of the window's `total` orders they and all pages before
     hold; `further`: where the window goes on; `wrong`: why the last page is no answer, though its orders are orders."""
 
+    pages: int = 0
     readings: list[Reading | Unreadable] = field(default_factory=list)
     repeated: list[Reading | Unreadable] = field(default_factory=list)
     fresh: list[Reading | Unreadable] = field(default_factory=list)
@@ -117,6 +118,7 @@ def _with(listing: Listing, found: Stretch, offset: int, page: OrderPage) -> Str
     is_known = bool(repeated and found.readings) and repeated[0].sha256 == found.readings[-1].sha256
     return replace(
         found,
+        pages=found.pages + 1,
         readings=found.readings + (fresh if is_known else readings),
         repeated=found.repeated + ([] if is_known else repeated),
         fresh=found.fresh + fresh,

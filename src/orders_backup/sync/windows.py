@@ -68,7 +68,7 @@ def _begin(question: Listing) -> None:
         evidence.update_window(tx, window, started_at=started_at, total_count=page.total_count)
         if page.total_count > plan.SPLIT_ABOVE:
             readings = listing.read(page)
-            _record(tx, question, Stretch(readings, fresh=readings))
+            _record(tx, question, Stretch(readings=readings, fresh=readings))
             if not listing.divide(tx, question, plan.halves(listing.asked(question), oldest=listing.oldest(readings))):
                 _restart(tx, question, "more orders in one moment than Allegro can list")
             return
@@ -78,36 +78,27 @@ def _begin(question: Listing) -> None:
 def _go_on(question: Listing) -> None:
     """The next pages, several on the way at once, stored together as far as they came.
 
-    Each full page begins with the last row of the one before, by which rows that moved in between show.
+    Each full page begins with the last row of the one before, by which rows that moved in between show. Pages behind
+    one that failed are stored as well, and are asked for again to be proven.
     """
     job, window = question.job, question.window
     batch = listing.offsets(window)
     batch = batch[: job.calls.permits(Route.ORDERS, min(job.calls.in_flight, len(batch)))]
     answers = jobs.side_by_side(batch, partial(listing.ask, question, limit=window.page_size))
     if isinstance(answers[0], AllegroUnreadableError):
-        page = _narrowed(question, answers[0])
-        if page is None:
-            return
-        answers = [page]
-    pages = _before_a_failure(answers)
+        answers[0] = _narrowed(question, answers[0]) or answers[0]
+    failed = [one for one in answers if isinstance(one, OrdersBackupError)]
+    pages = [(offset, one) for offset, one in zip(batch, answers, strict=True) if isinstance(one, OrderPage)]
     if pages:
         with database.transaction(job.runtime.db) as tx:
             job.fence(tx)
             current = _as_it_is(tx, question)
-            if current.window.status == "open" and current.window.attempts == window.attempts:
-                _take(tx, current, list(zip(batch[: len(pages)], pages, strict=True)))
-    failed = answers[len(pages)] if len(pages) < len(answers) else None
-    if isinstance(failed, OrdersBackupError) and not isinstance(failed, AllegroUnreadableError):
-        raise failed  # one that was unreadable is asked for again, by itself
-
-
-def _before_a_failure(answers: "Sequence[OrderPage | OrdersBackupError]") -> list[OrderPage]:
-    pages: list[OrderPage] = []
-    for one in answers:
-        if isinstance(one, OrdersBackupError):
-            break
-        pages.append(one)
-    return pages
+            is_open = current.window.status == "open" and current.window.attempts == window.attempts
+            taken = _take(tx, current, pages) if is_open else 0
+            behind = [one for _, page in pages[taken:] for one in listing.read(page)]
+            _record(tx, question, Stretch(readings=behind))
+    if failed and not isinstance(failed[0], AllegroUnreadableError):
+        raise failed[0]  # one that was unreadable is asked for again, by itself
 
 
 def _as_it_is(tx: Connection, question: Listing) -> Listing:
@@ -133,21 +124,25 @@ def _narrowed(question: Listing, error: AllegroUnreadableError) -> OrderPage | N
     return OrderPage(beyond.sent_at, [error.body], beyond.total_count, broken=str(error))
 
 
-def _take(tx: Connection, question: Listing, pages: Sequence[tuple[int, OrderPage]]) -> None:
-    """Stores pages, then says whether they were sound: an unsound one is stored too, and its window begins again."""
+def _take(tx: Connection, question: Listing, pages: Sequence[tuple[int, OrderPage]]) -> int:
+    """Stores pages as far as they follow one another, then says whether they were sound: an unsound one is stored too,
+    and its window begins again. How many were taken."""
     stretch = listing.joined(question, pages)
+    if not stretch.pages:
+        return 0
     unplaced = _record(tx, question, stretch)
     if stretch.wrong is not None:
         _restart(tx, question, stretch.wrong)
-        return
+        return stretch.pages
     ids = [listing.order_id(one) or "" for one in stretch.fresh if listing.is_placed(question, one)]
     found: dict[str, Any] = {"fingerprint": evidence.fingerprint_with(ids)}
     if stretch.reached < stretch.total:
         evidence.update_window(tx, question.window, **found, **stretch.further)
-        return
+        return stretch.pages
     evidence.update_window(tx, question.window, **found)
     proven = _as_it_is(tx, question)
     _prove(tx, proven, listed=stretch.reached, set_aside=question.window.set_aside + unplaced)
+    return stretch.pages
 
 
 def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) -> None:
@@ -215,6 +210,8 @@ def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:
     How many of the fresh rows cannot be placed in any window, for want of an id or a purchase time.
     """
     job, run = question.job, question.run
+    if not stretch.readings:
+        return 0
     recorded, _ = jobs.record(tx, job, stretch.readings, cause=question.cause)
     recorded = _once(recorded, stretch.repeated)
     state.count(tx, run.id, recorded)
