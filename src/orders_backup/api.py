@@ -1,16 +1,15 @@
 """The HTTP application: routers, health, a trace id and a log line per request. Routes stand in their rooms."""
 
 import argparse
-import secrets
 import signal
 import socket
 import sys
 import time
-import traceback
 import uuid
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import structlog
 import uvicorn
@@ -141,7 +140,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        trace_id, started_at = secrets.token_hex(8), time.perf_counter()
+        trace_id, started_at = log.new_trace_id(), time.perf_counter()
         scope.setdefault("state", {})["trace_id"] = trace_id
         seen: dict[str, int] = {"in": 0, "out": 0}
 
@@ -163,7 +162,7 @@ class Observed:
             try:
                 await self.app(scope, receive_limited, send_observed)
             except Exception as error:
-                _log.error("request_failed", error=type(error).__name__, where=_where(error))
+                _log.error("request_failed", **log.told(error))
                 if "status" in seen:
                     raise
                 await problems.unexpected(Request(scope))(scope, receive, send_observed)
@@ -189,6 +188,7 @@ def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: floa
         route=getattr(scope.get("route"), "path", None),
         status=seen.get("status"),
         duration_ms=round(seconds * 1000, 1),
+        request_bytes=seen["in"],
         bytes=seen["out"],
         key_id=scope["state"].get("key_id"),
         account_id=_account_id(scope),
@@ -196,15 +196,12 @@ def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: floa
 
 
 def _account_id(scope: MutableMapping[str, Any]) -> str | None:
+    """Of the path or the query, if it is one."""
+    asked = parse_qs(scope["query_string"].decode("latin-1")).get("account_id", [""])
     try:
-        return str(uuid.UUID(scope.get("path_params", {}).get("account_id", "")))
+        return str(uuid.UUID(scope.get("path_params", {}).get("account_id", asked[0])))
     except (ValueError, AttributeError):
         return None
-
-
-def _where(error: Exception) -> list[str]:
-    """The innermost frames. Messages are left out: those of the database may quote a buyer's data."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -102,20 +102,22 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
-    """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
-    structlog.contextvars.bind_contextvars(task="_".join([task, *([key["kind"]] if "kind" in key else [])]))
+    """The entry point's last word on failures: what is known by name stays due, what is not is logged with
+    its place in the code."""
+    ids = {name: value for name, value in key.items() if name.endswith("_id")}
+    name = "_".join([task, *([key["kind"]] if "kind" in key else [])])
+    structlog.contextvars.bind_contextvars(task=name, trace_id=log.new_trace_id(), **ids)
     claimed: list[due.Lease] = []
     due.CLAIMED.set(claimed)
     hands.began(time.monotonic(), claimed)
-    ids = {name: value for name, value in key.items() if name.endswith("_id")}
     try:
         work()
     except BudgetExhaustedError:
-        logger.info("task_postponed", **ids)
+        logger.info("task_postponed")
     except OrdersBackupError as error:
-        logger.warning("task_failed", **ids, code=error.code, error=str(error))
+        logger.warning("task_failed", code=error.code, error=type(error.__cause__ or error).__name__)
     except Exception:
-        logger.exception("task_crashed", **ids)
+        logger.exception("task_crashed")
     finally:
         hands.ended()
         structlog.contextvars.clear_contextvars()

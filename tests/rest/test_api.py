@@ -164,7 +164,7 @@ def test_every_refusal_is_a_problem_that_says_what_to_do(
     assert answer.headers["content-type"] == "application/problem+json"
     assert says in problem["detail"]
     assert set(problem) >= {"type", "title", "trace_id"}
-    assert re.fullmatch("[0-9a-f]{16}", problem["trace_id"])
+    assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
     assert answer.headers["trace-id"] == problem["trace_id"]
 
 

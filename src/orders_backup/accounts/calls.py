@@ -135,7 +135,9 @@ class Calls:
         for bucket in slow:
             self._pace = max(self._pace * budget.PACE_WHEN_SLOW, budget.LEAST_PACE)
             if budget.slow_down(self._runtime.db, bucket.key):
-                log.warning("calls_slowed", account_id=str(self._account_id), bucket=bucket.key, seconds=seconds)
+                scope = "account" if bucket is of_account else "client"
+                ids = {"account_id": str(self._account_id), "scope": scope, "route_class": route.value}
+                log.warning("calls_slowed", **ids, seconds=round(seconds, 3))
 
     def _spend(self, route: Route) -> None:
         self.permits(route, 1)

@@ -44,16 +44,14 @@ class Sweep:
             self._step(step)
 
     def _step(self, step: "Callable[[Sweep], None]") -> None:
-        name, error = step.__name__, ""
+        name, why = step.__name__, ""
         try:
             step(self)
-        except OrdersBackupError as failure:
-            error = failure.code
-        except OSError as failure:
-            error = failure.strerror or type(failure).__name__
-        if error and self.failing.get(name) != error:
-            log.warning("token_sweep_failed", step=name, error=error)
-        self.failing[name] = error
+        except (OrdersBackupError, OSError) as failure:
+            why = failure.code if isinstance(failure, OrdersBackupError) else str(failure.errno)
+            if self.failing.get(name) != why:
+                log.warning("token_sweep_failed", step=name, exc_info=failure)
+        self.failing[name] = why
 
 
 def run(runtime: Runtime, stopped: threading.Event) -> None:

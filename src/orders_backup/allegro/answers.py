@@ -2,13 +2,16 @@
 
 import functools
 import ssl
+import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import structlog
 
 from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, AllegroUnreadableError
 
@@ -22,6 +25,8 @@ ENCODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip"}
 """What we ask for. The HTTP library would unpack others too, and some without any bound."""
 _GZIP = 31
 _PIECE = 256 * 1024
+
+log = structlog.get_logger()
 
 
 @functools.cache
@@ -39,17 +44,51 @@ class Answer:
     content: bytes
 
 
-def send(http: httpx.Client, method: str, path: str, **request: Any) -> Answer:
+def send(http: httpx.Client, method: str, path: str, *, route: str = "", **request: Any) -> Answer:
     """Raises httpx.HTTPError where the connection fails; AllegroUnreadableError for a 200 of more than LARGEST;
-    AllegroAnswerError for one that cannot be unpacked. Of other answers a long body is cut: nobody reads it."""
-    with http.stream(method, path, **request) as answer:
+    AllegroAnswerError for one that cannot be unpacked. Of other answers a long body is cut: nobody reads it.
+
+    `route`: the path as it may be told of, where it has an id in it.
+    """
+    with _watched(method, route or path) as seen, http.stream(method, path, **request) as answer:
+        seen.status, seen.trace_id = answer.status_code, answer.headers.get("trace-id")
         try:
             content = _read(answer)
         except AllegroAnswerError:
             if answer.status_code == 200:
                 raise
             content = b""
+        seen.bytes = len(content)
         return Answer(answer.status_code, answer.headers, content)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What may be told of a call."""
+
+    status: int | None = None
+    trace_id: str | None = None
+    bytes: int = 0
+
+
+@contextmanager
+def _watched(method: str, route: str) -> Iterator[_Seen]:
+    """Around every call to Allegro: one line in the log, of which no field can hold a query, a body or a token."""
+    seen, began = _Seen(), time.perf_counter()
+    try:
+        yield seen
+    finally:
+        seconds, error = time.perf_counter() - began, sys.exc_info()[0]
+        log.info(
+            "call_finished",
+            method=method,
+            route=route,
+            status=seen.status,
+            duration_ms=round(seconds * 1000, 1),
+            bytes=seen.bytes,
+            allegro_trace_id=seen.trace_id,
+            error=error and error.__name__,
+        )
 
 
 def _read(answer: httpx.Response) -> bytes:

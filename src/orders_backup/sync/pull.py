@@ -26,6 +26,7 @@ from orders_backup.runtime import Runtime
 from orders_backup.sync import alarms, debts, discoveries, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
+from orders_backup.sync.runs import COUNTED
 
 log = structlog.get_logger()
 
@@ -73,8 +74,10 @@ def _finish(job: Job) -> datetime:
             failing = state.failing(tx, job.account_id)
             error = f"{failing} orders could not be read yet; they stay owed." if failing else None
             state.finish_run(tx, run.id, error=error, now=now)
-            counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
-            log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
+            ids = {"account_id": str(job.account_id), "run_id": str(run.id)}
+            counts = {name: getattr(run, name) for name in ("events", *COUNTED)}
+            status = "failed" if failing else "succeeded"
+            log.info("sync_finished", **ids, kind=run.kind, status=status, unproven=failing, **counts)
         next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
 
@@ -180,6 +183,7 @@ def _events(job: Job, after: str, token: str) -> EventPage:
 def _asked_for(tx: Connection, job: Job) -> UUID | None:
     """The incremental run that somebody asked for or that a crash left unfinished."""
     run = state.unfinished(tx, job.account_id, ("incremental",))
+    jobs.tell_of(None if run is None else run.id)
     if run is None:
         return None
     if run.status == "queued":
@@ -190,6 +194,7 @@ def _asked_for(tx: Connection, job: Job) -> UUID | None:
 
 def _opened(tx: Connection, job: Job) -> UUID:
     run_id = state.open_run(tx, job.account_id, "incremental")
+    jobs.tell_of(run_id)
     state.begin_run(tx, run_id, [], account_id=job.account_id, now=job.now())
     return run_id
 

@@ -30,5 +30,6 @@ def finish(job: Job, run_id: UUID) -> "Row[Any]":
     if error is None:
         job.values["succeeded_at"] = now
     counts = {name: getattr(run, name) for name in COUNTED}
-    log.info("sync_finished", account_id=str(job.account_id), kind=run.kind, error=error, **counts)
+    ids = {"account_id": str(job.account_id), "run_id": str(run_id)}
+    log.info("sync_finished", **ids, kind=run.kind, status=run.status, unproven=len(unproven), **counts)
     return run

@@ -122,8 +122,10 @@ class Slice:
             busy = self.flying.keys() - {message.seq for message, _ in landed}
             messages = outbox.take(tx, self.webhook_id, busy=busy, full=held.is_full, limit=limit) if limit else []
             bodies = [body_of(tx, self.runtime.codec, message, is_full=held.is_full) for message in messages]
-        for message, _ in landed:
+        for message, answer in landed:
             del self.flying[message.seq]
+            ms = round(answer.seconds * 1000, 1)
+            logger.info("delivery_attempted", seq=message.seq, status=answer.status, duration_ms=ms)
         tell(held.health, health)
         self._let_fly(held, messages, bodies)
 
