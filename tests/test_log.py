@@ -55,7 +55,8 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     yield found
     structlog.contextvars.clear_contextvars()
     structlog.configure(**known)
-    root.handlers[:], _ = handlers, root.setLevel(level)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def logger() -> Any:
@@ -277,6 +278,14 @@ def test_a_call_that_fails_is_logged_with_its_kind(
         call(answer)
     line = lines.only()
     assert (line.get("status"), line["error"]) == (status, error.__name__)
+
+
+def test_a_call_that_is_made_again_after_a_failure_is_not_taken_for_one(lines: Lines) -> None:
+    try:
+        call(broken)
+    except httpx.ReadTimeout:
+        call(lambda _: httpx.Response(200, content=b"{}"))
+    assert [line.get("error") for line in lines.all()] == ["ReadTimeout", None]
 
 
 def test_calls_that_are_made_side_by_side_are_logged_as_their_jobs(lines: Lines) -> None:

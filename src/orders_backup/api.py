@@ -1,6 +1,7 @@
 """The HTTP application: routers, health, a trace id and a log line per request. Routes stand in their rooms."""
 
 import argparse
+import atexit
 import signal
 import socket
 import sys
@@ -14,13 +15,15 @@ from urllib.parse import parse_qs
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from kombu.connection import Connection as Broker
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from orders_backup import audit_http, keys, log, problems, rest, roster, settings
+from orders_backup import audit_http, gauges, keys, log, metrics, problems, rest, roster, settings, traces
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
@@ -69,6 +72,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.runtime = runtime
+    app.state.metrics = gauges.Page(runtime)
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(CompressMiddleware)
     app.add_middleware(Observed)
@@ -78,6 +82,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/metrics", figures, tags=["health"], response_class=PlainTextResponse)
     app.add_api_route("/readyz", readyz, tags=["health"], responses={200: {"model": dict[str, str]}})
     return app
 
@@ -130,6 +135,12 @@ def _broker(url: str) -> str:
     return "ok"
 
 
+def figures(request: Request) -> Response:
+    """All processes in figures, for Prometheus."""
+    page: gauges.Page = request.app.state.metrics
+    return Response(page.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
 class Observed:
     """Around every request: a trace id, a limit on the body, one log line, and no failure that escapes."""
 
@@ -158,7 +169,10 @@ class Observed:
             seen["out"] += len(message.get("body", b""))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(trace_id=trace_id):
+        with (
+            structlog.contextvars.bound_contextvars(trace_id=trace_id),
+            traces.span(scope["method"], "SERVER", **{"http.request.method": scope["method"]}) as told,
+        ):
             try:
                 await self.app(scope, receive_limited, send_observed)
             except Exception as error:
@@ -168,6 +182,7 @@ class Observed:
                 await problems.unexpected(Request(scope))(scope, receive, send_observed)
             finally:
                 _report(scope, seen, time.perf_counter() - started_at)
+                told.update(_told(scope, seen))
 
 
 def _label(message: Message, trace_id: str, allowance: Allowance | None) -> None:
@@ -181,11 +196,15 @@ def _label(message: Message, trace_id: str, allowance: Allowance | None) -> None
 
 
 def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: float) -> None:
-    """One line, of which no field can hold a query, a body or a key."""
+    """A count, and one line, of which no field can hold a query, a body or a key."""
+    route = getattr(scope.get("route"), "path", None)
+    if route is not None:  # what leads nowhere is not ours, and of methods there are many
+        metrics.REQUESTS.labels(scope["method"], route, metrics.status(seen.get("status"))).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
     _log.info(
         "request_finished",
         method=scope["method"],
-        route=getattr(scope.get("route"), "path", None),
+        route=route,
         status=seen.get("status"),
         duration_ms=round(seconds * 1000, 1),
         request_bytes=seen["in"],
@@ -193,6 +212,17 @@ def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: floa
         key_id=scope["state"].get("key_id"),
         account_id=_account_id(scope),
     )
+
+
+def _told(scope: MutableMapping[str, Any], seen: dict[str, int]) -> traces.Told:
+    """What a span may tell of a request."""
+    route = getattr(scope.get("route"), "path", None)
+    return {
+        "name": f"{scope['method']} {route}" if route else scope["method"],
+        "http.route": route,
+        "http.response.status_code": seen.get("status"),
+        "account_id": _account_id(scope),
+    }
 
 
 def _account_id(scope: MutableMapping[str, Any]) -> str | None:
@@ -216,6 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configured = settings.load(data_dir=given.data_dir)
         log.configure(log_format=configured.log_format, level=configured.log_level)
+        if configured.otel_exporter_otlp_endpoint:
+            atexit.register(traces.configure(configured.otel_exporter_otlp_endpoint, service="api"))
         runtime = runtimes.build(configured)
     except OrdersBackupError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it

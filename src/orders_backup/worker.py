@@ -5,6 +5,7 @@ retried by Celery. Any number of workers and schedulers may run.
 """
 
 import argparse
+import atexit
 import os
 import secrets
 import signal
@@ -27,7 +28,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from sqlalchemy.engine import Connection
 
-from orders_backup import bell, canary, due, liveness, log, refusal, roster, settings
+from orders_backup import bell, canary, counters, due, liveness, log, metrics, refusal, roster, settings, traces
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
@@ -110,15 +111,21 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
     claimed: list[due.Lease] = []
     due.CLAIMED.set(claimed)
     hands.began(time.monotonic(), claimed)
+    outcome = "done"
     try:
-        work()
+        with traces.span(name, "CONSUMER", **ids):
+            work()
     except BudgetExhaustedError:
+        outcome = "postponed"
         logger.info("task_postponed")
     except OrdersBackupError as error:
+        outcome = "failed"
         logger.warning("task_failed", code=error.code, error=type(error.__cause__ or error).__name__)
     except Exception:
+        outcome = "crashed"
         logger.exception("task_crashed")
     finally:
+        metrics.TASKS.labels(name, outcome).inc()
         hands.ended()
         structlog.contextvars.clear_contextvars()
 
@@ -236,6 +243,7 @@ def _leave_behind(runtime: Runtime, name: str, undone: Sequence[Sequence[due.Lea
             for lease in [lease for task in undone for lease in task]:
                 due.give_back(tx, lease)
             roster.strike(tx, name)
+        counters.report(runtime.db)
     except DatabaseUnavailableError:
         logger.info("farewell_failed")
 
@@ -253,6 +261,8 @@ def main() -> None:
         if not config.broker_url:
             raise SettingsError("BROKER_URL is not set. Set it, or start `orders-backup up`.")
         log.configure(log_format=config.log_format, level=config.log_level)
+        if config.otel_exporter_otlp_endpoint:
+            atexit.register(traces.configure(config.otel_exporter_otlp_endpoint, service=options.role))
         if options.role == "worker":
             run_worker(config, concurrency=options.concurrency, pulse=options.pulse)
         else:

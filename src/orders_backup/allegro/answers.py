@@ -2,7 +2,6 @@
 
 import functools
 import ssl
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import structlog
 
+from orders_backup import metrics, traces
 from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, AllegroUnreadableError
 
 LARGEST = 16 * 1024 * 1024
@@ -69,26 +69,38 @@ class _Seen:
     status: int | None = None
     trace_id: str | None = None
     bytes: int = 0
+    error: str | None = None
 
 
 @contextmanager
 def _watched(method: str, route: str) -> Iterator[_Seen]:
-    """Around every call to Allegro: one line in the log, of which no field can hold a query, a body or a token."""
+    """Around every call to Allegro: a count, a span, and one line in the log. None can hold a query, body or token."""
     seen, began = _Seen(), time.perf_counter()
-    try:
-        yield seen
-    finally:
-        seconds, error = time.perf_counter() - began, sys.exc_info()[0]
-        log.info(
-            "call_finished",
-            method=method,
-            route=route,
-            status=seen.status,
-            duration_ms=round(seconds * 1000, 1),
-            bytes=seen.bytes,
-            allegro_trace_id=seen.trace_id,
-            error=error and error.__name__,
-        )
+    with traces.span(f"{method} {route}", "CLIENT", **{"http.request.method": method, "http.route": route}) as told:
+        try:
+            yield seen
+        except BaseException as error:
+            seen.error = type(error).__name__
+            raise
+        finally:
+            told["http.response.status_code"] = seen.status
+            _report(method, route, seen, time.perf_counter() - began)
+
+
+def _report(method: str, route: str, seen: _Seen, seconds: float) -> None:
+    metrics.CALLS.labels(route, metrics.status(seen.status)).inc()
+    metrics.CALL_SECONDS.labels(route).observe(seconds)
+    metrics.CALL_BYTES.labels(route).inc(seen.bytes)
+    log.info(
+        "call_finished",
+        method=method,
+        route=route,
+        status=seen.status,
+        duration_ms=round(seconds * 1000, 1),
+        bytes=seen.bytes,
+        allegro_trace_id=seen.trace_id,
+        error=seen.error,
+    )
 
 
 def _read(answer: httpx.Response) -> bytes:

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup import due
+from orders_backup import due, metrics
 from orders_backup.accounts.calls import Calls
 from orders_backup.budget import Priority
 from orders_backup.due import Lease
@@ -173,6 +173,8 @@ def record(
     Second: the ids of the orders whose debts are paid.
     """
     recorded = archive.record(tx, job.runtime.codec, job.account_id, readings, cause=cause)
+    for what in ("inserted", "updated", "unchanged", "set_aside"):
+        metrics.ORDERS.labels(what).inc(getattr(recorded, what))
     readable = [one for one in readings if isinstance(one, Reading)]
     struck: list[str] = []
     bodies = ((one.facts.order_id, one.body) for one in readable)

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
+from orders_backup import metrics
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import EventPage
@@ -77,6 +78,7 @@ def _finish(job: Job) -> datetime:
             ids = {"account_id": str(job.account_id), "run_id": str(run.id)}
             counts = {name: getattr(run, name) for name in ("events", *COUNTED)}
             status = "failed" if failing else "succeeded"
+            metrics.SYNCS.labels(run.kind, status).inc()
             log.info("sync_finished", **ids, kind=run.kind, status=status, unproven=failing, **counts)
         next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
@@ -173,7 +175,10 @@ def _note_lag(job: Job, new: Sequence[Event]) -> None:
     job.new_events += len(beyond)
     moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
-        job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)
+        now = job.now()
+        job.values["lag_seconds"] = max((now - max(moments)).total_seconds(), 0.0)
+        for moment in moments:
+            metrics.LAG.observe(max((now - moment).total_seconds(), 0.0))
 
 
 def _events(job: Job, after: str, token: str) -> EventPage:

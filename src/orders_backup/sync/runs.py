@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.engine import Row
 
 from orders_backup import db as database
+from orders_backup import metrics
 from orders_backup.sync import evidence, state
 from orders_backup.sync.job import Job
 
@@ -27,6 +28,7 @@ def finish(job: Job, run_id: UUID) -> "Row[Any]":
         if state.next_owed_at(tx, job.account_id) is not None:
             state.make_journal_due(tx, job.account_id)
         run = state.run(tx, run_id)
+    metrics.SYNCS.labels(run.kind, run.status).inc()
     if error is None:
         job.values["succeeded_at"] = now
     counts = {name: getattr(run, name) for name in COUNTED}
