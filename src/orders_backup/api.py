@@ -16,19 +16,17 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
-from kombu.connection import Connection as Broker
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from orders_backup import audit_http, gauges, keys, log, metrics, problems, rest, roster, settings, traces
-from orders_backup import db as database
+from orders_backup import audit_http, gauges, health, keys, log, metrics, problems, rest, settings, traces
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
-from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.errors import OrdersBackupError
 from orders_backup.exports import http as exports
 from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
@@ -51,9 +49,6 @@ TAGS = {
     "audit log": "Who changed what.",
     "health": "For whoever watches the processes.",
 }
-BROKER_TIMEOUT = 2.0
-"""Seconds that /readyz waits for the broker."""
-WORKERS_ANSWER_WITHIN = 60.0
 
 _log = structlog.get_logger()
 
@@ -73,6 +68,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.state.metrics = gauges.Page(runtime)
+    app.state.probe = health.Probe(runtime)
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(CompressMiddleware)
     app.add_middleware(Observed)
@@ -93,46 +89,15 @@ def healthz() -> Response:
 
 
 def readyz(request: Request) -> Response:
-    """Database, migrations and broker answer; 503 says which does not. `workers` is told and decides nothing: where
-    none works, what is stored can still be read."""
-    runtime = rest.runtime(request)
-    parts = {"database": "ok", "migrations": "ok", "broker": _broker(runtime.settings.broker_url)}
-    workers = "unknown"
-    try:
-        with database.transaction(runtime.db) as tx:
-            if not database.is_migrated(tx):
-                parts["migrations"] = "the schema is not at this program's revision; run `orders-backup migrate`"
-            else:
-                workers = _workers(roster.newest_answer(tx))
-    except DatabaseUnavailableError:
-        parts["database"], parts["migrations"] = "does not answer", "unknown"
-    failing = [name for name, state in parts.items() if state != "ok"]
-    told = {**parts, "workers": workers}
-    if not failing:
+    """Database, migrations, broker and storage work, each proven by using it; 503 says which does not. `workers` is
+    told and decides nothing: where none works, what is stored can still be read."""
+    probe: health.Probe = request.app.state.probe
+    found = probe.look()
+    told = {**found.parts, "workers": found.workers}
+    if not found.failing:
         return rest.answer({"status": "ready", **told})
-    detail = "; ".join(f"{name}: {parts[name]}" for name in failing) + "."
+    detail = "; ".join(f"{name}: {state}" for name, state in found.failing.items()) + "."
     return problems.render(request, 503, "not_ready", "Not ready", detail, headers={"Retry-After": "5"}, parts=told)
-
-
-def _workers(seconds: float | None) -> str:
-    """`ok`, or since when no worker has answered its canary."""
-    if seconds is None:
-        return "none has answered yet"
-    return "ok" if seconds < WORKERS_ANSWER_WITHIN else f"none has answered for {seconds:.0f} s"
-
-
-def _broker(url: str) -> str:
-    """`ok`, or in a few words what is wrong with the message broker."""
-    if not url:
-        return "BROKER_URL is not set"
-    options = {"socket_connect_timeout": BROKER_TIMEOUT, "socket_timeout": BROKER_TIMEOUT}
-    is_redis = url.startswith("redis")
-    with Broker(url, connect_timeout=BROKER_TIMEOUT, transport_options=options if is_redis else {}) as broker:  # type: ignore[no-untyped-call]
-        try:
-            broker.channel().close()
-        except (*broker.connection_errors, *broker.channel_errors, OSError):
-            return "does not answer"
-    return "ok"
 
 
 def figures(request: Request) -> Response:
@@ -246,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configured = settings.load(data_dir=given.data_dir)
         log.configure(log_format=configured.log_format, level=configured.log_level)
+        log.catch_all()
         if configured.otel_exporter_otlp_endpoint:
             atexit.register(traces.configure(configured.otel_exporter_otlp_endpoint, service="api"))
         runtime = runtimes.build(configured)

@@ -106,8 +106,7 @@ ALWAYS = ("timestamp", "level", "event")
 
 
 def configure(*, log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Sets up structlog on `stream` (standard output), and makes everything else that speaks (the libraries' loggers,
-    warnings, failures that nobody caught) speak in the same lines."""
+    """Sets up structlog on `stream` (standard output), and makes the libraries' loggers speak in the same lines."""
     render: structlog.typing.Processor = _json if log_format == "json" else structlog.dev.ConsoleRenderer()
     lines = _Lines(stream or sys.stdout)
     structlog.configure(
@@ -125,6 +124,10 @@ def configure(*, log_format: str, level: str, stream: TextIO | None = None) -> N
     root = logging.getLogger()
     root.handlers[:] = [_Libraries()]
     root.setLevel(max(logging.getLevelName(level), logging.WARNING))
+
+
+def catch_all() -> None:
+    """Makes whatever else a process would print (warnings, failures that nobody caught) a line of the log."""
     warnings.showwarning = _warned  # type: ignore[assignment]
     sys.excepthook = _uncaught
     sys.unraisablehook = lambda one: _log.error("failure_dropped", **told(one.exc_value))

@@ -261,6 +261,7 @@ def main() -> None:
         if not config.broker_url:
             raise SettingsError("BROKER_URL is not set. Set it, or start `orders-backup up`.")
         log.configure(log_format=config.log_format, level=config.log_level)
+        log.catch_all()
         if config.otel_exporter_otlp_endpoint:
             atexit.register(traces.configure(config.otel_exporter_otlp_endpoint, service=options.role))
         if options.role == "worker":

@@ -218,11 +218,6 @@ def test_health_tells_whether_the_parts_answer(world: "World") -> None:
     assert "migrations" in unready.json()["detail"]
 
 
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:9/0", "amqp://guest:guest@127.0.0.1:9//", ""])
-def test_a_broker_that_is_away_is_named(url: str) -> None:
-    assert api._broker(url) in {"does not answer", "BROKER_URL is not set"}
-
-
 def test_the_openapi_document_describes_the_answers_truthfully(world: "World") -> None:
     world.read(world.account(), b'{"id":"o"}')
     document = httpx.get(f"{world.url}/openapi.json").json()

@@ -51,6 +51,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     found = Lines()
     log.configure(log_format="json", level="INFO", stream=found)
+    log.catch_all()
     structlog.configure(cache_logger_on_first_use=False)
     yield found
     structlog.contextvars.clear_contextvars()
