@@ -64,6 +64,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         contact={"name": "Who runs this installation"},
         redirect_slashes=False,
         redoc_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # ours holds no values
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.runtime = runtime

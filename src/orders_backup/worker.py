@@ -105,7 +105,7 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged with
     its place in the code."""
-    ids = {name: value for name, value in key.items() if name.endswith("_id")}
+    ids = {name: value for name, value in key.items() if name.endswith("_id") and log.FIELDS[name](value)}
     name = "_".join([task, *([key["kind"]] if "kind" in key else [])])
     structlog.contextvars.bind_contextvars(task=name, trace_id=log.new_trace_id(), **ids)
     claimed: list[due.Lease] = []
