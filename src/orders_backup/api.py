@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from orders_backup import audit_http, gauges, health, keys, log, metrics, problems, rest, settings, traces
+from orders_backup import audit_http, counters, gauges, health, keys, log, metrics, problems, rest, settings, traces
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
@@ -219,9 +219,12 @@ def main(arguments: list[str] | None = None) -> int:
     except OrdersBackupError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
+    reporting = counters.keep_reporting(runtime.db, runtime.stopping)
     try:
         return _serve(runtime, given.host, given.port)
     finally:
+        runtime.stopping.set()
+        reporting.join(timeout=5)
         runtime.close()
 
 

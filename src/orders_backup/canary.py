@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from kombu.entity import Queue
 
-from orders_backup import bell, counters, refusal, roster
+from orders_backup import bell, refusal, roster
 from orders_backup import db as database
 from orders_backup.bell import Bell
 from orders_backup.errors import DatabaseUnavailableError, SettingsError
@@ -187,6 +187,5 @@ def report(runtime: Runtime, name: str, hearing: Hearing) -> None:
     try:
         with database.transaction(runtime.db) as tx:
             roster.put(tx, Report(name, hearing.hands, sent_ago, done_ago))
-        counters.report(runtime.db)
     except DatabaseUnavailableError:
         logger.info("report_failed")

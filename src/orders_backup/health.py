@@ -74,7 +74,7 @@ def look_at_database(runtime: Runtime) -> tuple[dict[str, str], str]:
                 return parts, workers
             workers = _workers(roster.newest_answer(tx))
         metrics.READINESS.inc()
-        counters.report(runtime.db)
+        counters.report(runtime.db, durable=True)
     except DatabaseUnavailableError:
         parts["database"] = AWAY
         parts["migrations"] = parts["migrations"] if workers != UNKNOWN else UNKNOWN

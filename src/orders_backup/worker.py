@@ -222,6 +222,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     )
     liveness.start_looking(departure.verdict, pulse=pulse, leave=departure.leave)
     ended = threading.Event()
+    reporting = counters.keep_reporting(runtime.db, ended)
     sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
@@ -230,6 +231,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     finally:
         ended.set()
         sweeping.join(timeout=5)
+        reporting.join(timeout=5)
         departure.farewell()
         runtime.close()
     if not runtime.stopping.is_set():  # nobody asked it to: whoever started it starts another
@@ -243,7 +245,6 @@ def _leave_behind(runtime: Runtime, name: str, undone: Sequence[Sequence[due.Lea
             for lease in [lease for task in undone for lease in task]:
                 due.give_back(tx, lease)
             roster.strike(tx, name)
-        counters.report(runtime.db)
     except DatabaseUnavailableError:
         logger.info("farewell_failed")
 

@@ -183,6 +183,15 @@ def test_no_span_holds_what_was_planted_and_each_has_the_id_of_its_lines(place: 
     assert {span.trace_id for span in done if span.name == "PATCH /api/v1/accounts/{account_id}"} <= named
 
 
+def test_what_the_workers_counted_shows_at_the_api(place: Place) -> None:
+    """Two workers and an API, each a process of its own."""
+    crashed = 'orders_backup_tasks_total{outcome="crashed",task="sync_journal"} '
+    place.service.wait(lambda: crashed in httpx.get(f"{place.url}/metrics").text, "the workers' counts have arrived")
+    told = httpx.get(f"{place.url}/metrics").text.splitlines()
+    assert "orders_backup_workers 2.0" in told
+    assert 'orders_backup_orders_read_total{what="inserted"} 12.0' in told
+
+
 def test_health_and_metrics_say_nothing_either(place: Place) -> None:
     for path in ("/healthz", "/readyz", "/openapi.json", "/metrics"):
         assert CANARY not in httpx.get(place.url + path).text.lower()

@@ -49,6 +49,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     for hook in ("excepthook", "unraisablehook"):
         monkeypatch.setattr(sys, hook, getattr(sys, hook))
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    structlog.contextvars.clear_contextvars()
     found = Lines()
     log.configure(log_format="json", level="INFO", stream=found)
     log.catch_all()
@@ -111,7 +112,7 @@ def test_of_a_failure_only_its_kinds_and_places_in_the_code_are_told(lines: Line
         logger().exception("task_crashed")
     line = lines.only()
     assert (line["error"], line["causes"]) == ("RuntimeError", ["KeyError"])
-    assert re.fullmatch(r".*tests/test_log\.py:\d+ raises_with_values", line["where"][-1])
+    assert re.fullmatch(r".*tests/watch/test_log\.py:\d+ raises_with_values", line["where"][-1])
 
 
 def test_a_failure_of_the_database_names_its_code_and_never_a_value(lines: Lines, db: Engine) -> None:

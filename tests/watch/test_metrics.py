@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -229,6 +230,33 @@ def test_what_could_not_be_told_is_told_the_next_time(runtime: Runtime, db: Engi
     with database.transaction(db) as tx:
         tx.execute(sa.text("ALTER TABLE away RENAME TO counters"))
     assert grown(before, scraped(runtime), "tasks_total", task="refresh_token", outcome="done") == 1
+
+
+def test_a_process_that_ends_tells_what_it_counted_last(runtime: Runtime) -> None:
+    before = scraped(runtime)
+    stopping = threading.Event()
+    reporting = counters.keep_reporting(runtime.db, stopping)
+    metrics.TASKS.labels("deliver", "done").inc(3)
+    stopping.set()
+    reporting.join()
+    with database.transaction(runtime.db) as tx:
+        kept = counters.totals(tx)
+    known = before.get(("tasks_total", (("outcome", "done"), ("task", "deliver"))), 0.0)
+    assert kept["orders_backup_tasks_total", '{"outcome": "done", "task": "deliver"}'] - known == 3
+
+
+def test_reports_go_on_after_the_database_was_away(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "EVERY", 0.01)
+    away = database.connect("postgresql://nobody@127.0.0.1:9/none")
+    stopping = threading.Event()
+    metrics.TASKS.labels("deliver", "failed").inc()
+    reporting = counters.keep_reporting(away, stopping)
+    reporting.join(0.5)
+    assert reporting.is_alive()
+    stopping.set()
+    reporting.join()
+    away.dispose()
+    assert told(scraped(runtime), "tasks_total", task="deliver", outcome="failed") >= 1
 
 
 def test_without_a_database_a_scrape_still_answers_and_says_so(runtime: Runtime) -> None:

@@ -15,6 +15,7 @@ import structlog
 from orders_backup import db as database
 from orders_backup.accounts import journal, pairs, recovery, spool, tokens
 from orders_backup.errors import OrdersBackupError
+from orders_backup.log import new_trace_id
 from orders_backup.runtime import Runtime
 from orders_backup.tables import account_tokens, accounts
 
@@ -59,6 +60,7 @@ def run(runtime: Runtime, stopped: threading.Event) -> None:
     sweep = Sweep(runtime)
     while True:
         is_last = stopped.wait(EVERY)
+        structlog.contextvars.bind_contextvars(task="token_sweep", trace_id=new_trace_id())
         try:
             sweep.round()
         except Exception:
@@ -79,7 +81,8 @@ def finish_refreshes(sweep: Sweep) -> None:
         if time.monotonic() > deadline:
             return
         try:
-            tokens.refresh(sweep.runtime, row.account_id, seen=row.generation)
+            with structlog.contextvars.bound_contextvars(account_id=str(row.account_id)):
+                tokens.refresh(sweep.runtime, row.account_id, seen=row.generation)
         except OrdersBackupError as error:
             log.info("token_refresh_postponed", account_id=str(row.account_id), code=error.code)
 
