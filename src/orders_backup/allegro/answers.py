@@ -75,7 +75,7 @@ class _Seen:
 @contextmanager
 def _watched(method: str, route: str) -> Iterator[_Seen]:
     """Around every call to Allegro: a count, a span, and one line in the log. None can hold a query, body or token."""
-    seen, began = _Seen(), time.perf_counter()
+    seen, began = _Seen(), time.monotonic()
     with traces.span(f"{method} {route}", "CLIENT", **{"http.request.method": method, "http.route": route}) as told:
         try:
             yield seen
@@ -84,7 +84,7 @@ def _watched(method: str, route: str) -> Iterator[_Seen]:
             raise
         finally:
             told["http.response.status_code"] = seen.status
-            _report(method, route, seen, time.perf_counter() - began)
+            _report(method, route, seen, time.monotonic() - began)
 
 
 def _report(method: str, route: str, seen: _Seen, seconds: float) -> None:

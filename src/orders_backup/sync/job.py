@@ -161,8 +161,8 @@ def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | Ord
     if len(questions) <= 1:
         return [answer(question) for question in questions]
     with ThreadPoolExecutor(len(questions), thread_name_prefix="call") as pool:
-        begun = [pool.submit(copy_context().run, answer, question) for question in questions]
-        return [one.result() for one in begun]
+        asked = [(copy_context(), question) for question in questions]
+        return list(pool.map(lambda one: one[0].run(answer, one[1]), asked))
 
 
 def record(
