@@ -80,7 +80,7 @@ $(SPECTRAL): tests/spectral/package-lock.json
 	@touch $@
 
 lock: $(UV) ## pin every package again, by hash, from pyproject.toml
-	$(UV) pip compile --quiet --universal --generate-hashes --extra embedded --extra parquet --group dev \
+	$(UV) pip compile --quiet --universal --generate-hashes --extra embedded --extra parquet --extra traces --group dev \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml --output-file requirements.lock
 

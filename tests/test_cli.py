@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 import uuid
@@ -44,6 +45,7 @@ def run(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Run]:
     """Runs a command line against the database of this test, in an otherwise empty environment."""
+    handlers = logging.getLogger().handlers[:]
     monkeypatch.chdir(tmp_path)
     values = settings.model_dump(include={"database_url", "broker_url", "data_dir", "allegro_client_id"})
     for name, value in values.items():
@@ -63,6 +65,7 @@ def run(
 
     yield run
     structlog.reset_defaults()
+    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture
@@ -117,9 +120,9 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
-        "accounts connect, accounts list, api, certificate, drift, keys create, keys list, keys revoke, migrate,"
-        " orders export, orders rebuild, scheduler, set-aside acknowledge, set-aside list, set-aside retry, simulator,"
-        " sync, tokens recover, up, worker"
+        "accounts connect, accounts list, api, certificate, doctor, drift, keys create, keys list, keys revoke,"
+        " migrate, orders export, orders rebuild, scheduler, set-aside acknowledge, set-aside list, set-aside retry,"
+        " simulator, sync, tokens recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -448,3 +451,44 @@ def test_an_export_that_cannot_be_written_says_so(run: Run, tmp_path: Path) -> N
     assert "No such file or directory" in answer.err
     assert run("orders", "export", "--format", "accountant").code == 1
     assert run("orders", "export", "--ordered-from", "yesterday").code == 1
+
+
+# The doctor
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(run: Run, allegro: World, account_id: str) -> None:
+    assert allegro.sellers
+    told, for_programs = run("doctor"), run("doctor", "--json")
+    found = {one["code"]: one for one in json.loads(for_programs.out)}
+    assert (told.code, for_programs.code) == (1, 1)
+    assert set(found) == {"no_worker", "sealed_value", "storage_not_set"}
+    assert found["sealed_value"]["about"] == account_id
+    assert f"error   sealed_value {account_id}: Its login cannot be opened" in told.out
+    assert found["no_worker"]["remedy"] in told.out
+    assert told.out.endswith("2 errors, 1 warning.\n")
+
+
+def test_the_doctor_is_content_where_nothing_is_an_error(run: Run, allegro: World, db: Engine) -> None:
+    assert allegro.sellers
+    with db.begin() as tx:
+        tx.execute(sa.text("INSERT INTO worker_slots (worker, slots, canary_done_at) VALUES ('w', 8, now())"))
+    answer = run("doctor")
+    assert answer.code == 0
+    assert answer.out.endswith("1 warning.\n")
+
+
+def test_the_doctor_names_a_database_that_is_away(run: Run, monkeypatch: pytest.MonkeyPatch, allegro: World) -> None:
+    assert allegro.sellers
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    answer = run("doctor", "--json")
+    assert answer.code == 1
+    assert {one["code"] for one in json.loads(answer.out)} == {"database_failing", "storage_not_set"}
+
+
+def test_the_doctor_names_a_setting_that_stops_the_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEASE", "soon")
+    answer = run("doctor", "--json")
+    assert (answer.code, answer.err) == (1, "")
+    [found] = json.loads(answer.out)
+    assert found["code"] == "settings_refused"
+    assert found["sentence"].startswith("LEASE ")

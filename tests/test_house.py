@@ -18,14 +18,14 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.engine import Engine
 from starlette.routing import BaseRoute
 
-from orders_backup import api, bell, errors, rest, tables, worker
+from orders_backup import api, bell, errors, log, rest, tables, worker
 from orders_backup import db as database
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPEN_TO_ALL = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OPEN_TO_ALL = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 MOST_LINES_OF_A_FILE = 450
 MOST_LINES_OF_ONE_PAGE = 800
 """For what is read as one page: all tables, which are declarations only, and all verbs of the simulator."""
@@ -215,9 +215,8 @@ LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 IRREGULAR = {"lost", "gone", "set_aside", "found", "cut_short"}
 
 
-def log_events() -> list[tuple[str, ast.expr | None]]:
-    """Where something is logged in the product, and the first argument there."""
-    found: list[tuple[str, ast.expr | None]] = []
+def log_calls() -> Iterator[tuple[str, ast.Call]]:
+    """Where something is logged in the product, and the call."""
     for file in SOURCES:
         if "orders_backup" not in file.parts:
             continue
@@ -225,8 +224,12 @@ def log_events() -> list[tuple[str, ast.expr | None]]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS):
                 continue
             if isinstance(node.func.value, ast.Name) and node.func.value.id in {"log", "logger", "_log"}:
-                found.append((f"{file.name}:{node.lineno}", node.args[0] if node.args else None))
-    return found
+                yield f"{file.name}:{node.lineno}", node
+
+
+def log_events() -> list[tuple[str, ast.expr | None]]:
+    """The first argument of each."""
+    return [(where, call.args[0] if call.args else None) for where, call in log_calls()]
 
 
 def test_every_log_event_is_a_constant_name_in_the_past_tense() -> None:
@@ -238,6 +241,21 @@ def test_every_log_event_is_a_constant_name_in_the_past_tense() -> None:
         name = str(argument.value)
         is_past = name.endswith(("ed", *(f"_{word}" for word in IRREGULAR)))
         assert is_past, f"{where} {name}"
+
+
+def test_every_log_event_is_documented_and_nothing_else_is() -> None:
+    table = page("operating.md").partition("### Events\n")[2].partition("\n#")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = re.findall(r"`([a-z_]+)`", " ".join(first_cells))
+    assert len(documented) == len(set(documented))
+    written = {str(argument.value) for _, argument in log_events() if isinstance(argument, ast.Constant)}
+    assert set(documented) == written | {"library_complained"}
+
+
+def test_every_field_that_is_logged_by_name_is_allowed() -> None:
+    for where, call in log_calls():
+        names = {keyword.arg for keyword in call.keywords if keyword.arg} - {"exc_info"}
+        assert names <= set(log.FIELDS), where
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT / "src")))

@@ -1,32 +1,32 @@
 """The HTTP application: routers, health, a trace id and a log line per request. Routes stand in their rooms."""
 
 import argparse
-import secrets
+import atexit
 import signal
 import socket
 import sys
 import time
-import traceback
 import uuid
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from kombu.connection import Connection as Broker
+from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from orders_backup import audit_http, keys, log, problems, rest, roster, settings
-from orders_backup import db as database
+from orders_backup import audit_http, counters, gauges, health, keys, log, metrics, problems, rest, settings, traces
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
-from orders_backup.errors import DatabaseUnavailableError, OrdersBackupError
+from orders_backup.errors import OrdersBackupError
 from orders_backup.exports import http as exports
 from orders_backup.orders import extras_http as extras
 from orders_backup.orders import http as orders
@@ -49,9 +49,6 @@ TAGS = {
     "audit log": "Who changed what.",
     "health": "For whoever watches the processes.",
 }
-BROKER_TIMEOUT = 2.0
-"""Seconds that /readyz waits for the broker."""
-WORKERS_ANSWER_WITHIN = 60.0
 
 _log = structlog.get_logger()
 
@@ -67,9 +64,12 @@ def create_app(runtime: Runtime) -> FastAPI:
         contact={"name": "Who runs this installation"},
         redirect_slashes=False,
         redoc_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # ours holds no values
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.runtime = runtime
+    app.state.metrics = gauges.Page(runtime)
+    app.state.probe = health.Probe(runtime)
     app.openapi = lambda: problems.openapi(app)  # type: ignore[method-assign]
     app.add_middleware(CompressMiddleware)
     app.add_middleware(Observed)
@@ -79,6 +79,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_api_route("/healthz", healthz, tags=["health"], responses={200: {"model": dict[str, str]}})
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/metrics", figures, tags=["health"], response_class=PlainTextResponse)
     app.add_api_route("/readyz", readyz, tags=["health"], responses={200: {"model": dict[str, str]}})
     return app
 
@@ -89,46 +90,21 @@ def healthz() -> Response:
 
 
 def readyz(request: Request) -> Response:
-    """Database, migrations and broker answer; 503 says which does not. `workers` is told and decides nothing: where
-    none works, what is stored can still be read."""
-    runtime = rest.runtime(request)
-    parts = {"database": "ok", "migrations": "ok", "broker": _broker(runtime.settings.broker_url)}
-    workers = "unknown"
-    try:
-        with database.transaction(runtime.db) as tx:
-            if not database.is_migrated(tx):
-                parts["migrations"] = "the schema is not at this program's revision; run `orders-backup migrate`"
-            else:
-                workers = _workers(roster.newest_answer(tx))
-    except DatabaseUnavailableError:
-        parts["database"], parts["migrations"] = "does not answer", "unknown"
-    failing = [name for name, state in parts.items() if state != "ok"]
-    told = {**parts, "workers": workers}
-    if not failing:
+    """Database, migrations, broker and storage work, each proven by using it; 503 says which does not. `workers` is
+    told and decides nothing: where none works, what is stored can still be read."""
+    probe: health.Probe = request.app.state.probe
+    found = probe.look()
+    told = {**found.parts, "workers": found.workers}
+    if not found.failing:
         return rest.answer({"status": "ready", **told})
-    detail = "; ".join(f"{name}: {parts[name]}" for name in failing) + "."
+    detail = "; ".join(f"{name}: {state}" for name, state in found.failing.items()) + "."
     return problems.render(request, 503, "not_ready", "Not ready", detail, headers={"Retry-After": "5"}, parts=told)
 
 
-def _workers(seconds: float | None) -> str:
-    """`ok`, or since when no worker has answered its canary."""
-    if seconds is None:
-        return "none has answered yet"
-    return "ok" if seconds < WORKERS_ANSWER_WITHIN else f"none has answered for {seconds:.0f} s"
-
-
-def _broker(url: str) -> str:
-    """`ok`, or in a few words what is wrong with the message broker."""
-    if not url:
-        return "BROKER_URL is not set"
-    options = {"socket_connect_timeout": BROKER_TIMEOUT, "socket_timeout": BROKER_TIMEOUT}
-    is_redis = url.startswith("redis")
-    with Broker(url, connect_timeout=BROKER_TIMEOUT, transport_options=options if is_redis else {}) as broker:  # type: ignore[no-untyped-call]
-        try:
-            broker.channel().close()
-        except (*broker.connection_errors, *broker.channel_errors, OSError):
-            return "does not answer"
-    return "ok"
+def figures(request: Request) -> Response:
+    """All processes in figures, for Prometheus."""
+    page: gauges.Page = request.app.state.metrics
+    return Response(page.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class Observed:
@@ -141,7 +117,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        trace_id, started_at = secrets.token_hex(8), time.perf_counter()
+        trace_id, started_at = log.new_trace_id(), time.perf_counter()
         scope.setdefault("state", {})["trace_id"] = trace_id
         seen: dict[str, int] = {"in": 0, "out": 0}
 
@@ -159,16 +135,20 @@ class Observed:
             seen["out"] += len(message.get("body", b""))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(trace_id=trace_id):
+        with (
+            structlog.contextvars.bound_contextvars(trace_id=trace_id),
+            traces.span(scope["method"], "SERVER", **{"http.request.method": scope["method"]}) as told,
+        ):
             try:
                 await self.app(scope, receive_limited, send_observed)
             except Exception as error:
-                _log.error("request_failed", error=type(error).__name__, where=_where(error))
+                _log.error("request_failed", **log.told(error))
                 if "status" in seen:
                     raise
                 await problems.unexpected(Request(scope))(scope, receive, send_observed)
             finally:
                 _report(scope, seen, time.perf_counter() - started_at)
+                told.update(_told(scope, seen))
 
 
 def _label(message: Message, trace_id: str, allowance: Allowance | None) -> None:
@@ -182,29 +162,42 @@ def _label(message: Message, trace_id: str, allowance: Allowance | None) -> None
 
 
 def _report(scope: MutableMapping[str, Any], seen: dict[str, int], seconds: float) -> None:
-    """One line, of which no field can hold a query, a body or a key."""
+    """A count, and one line, of which no field can hold a query, a body or a key."""
+    route = getattr(scope.get("route"), "path", None)
+    if route is not None:  # what leads nowhere is not ours, and of methods there are many
+        metrics.REQUESTS.labels(scope["method"], route, metrics.status(seen.get("status"))).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
     _log.info(
         "request_finished",
         method=scope["method"],
-        route=getattr(scope.get("route"), "path", None),
+        route=route,
         status=seen.get("status"),
         duration_ms=round(seconds * 1000, 1),
+        request_bytes=seen["in"],
         bytes=seen["out"],
         key_id=scope["state"].get("key_id"),
         account_id=_account_id(scope),
     )
 
 
+def _told(scope: MutableMapping[str, Any], seen: dict[str, int]) -> traces.Told:
+    """What a span may tell of a request."""
+    route = getattr(scope.get("route"), "path", None)
+    return {
+        "name": f"{scope['method']} {route}" if route else scope["method"],
+        "http.route": route,
+        "http.response.status_code": seen.get("status"),
+        "account_id": _account_id(scope),
+    }
+
+
 def _account_id(scope: MutableMapping[str, Any]) -> str | None:
+    """Of the path or the query, if it is one."""
+    asked = parse_qs(scope["query_string"].decode("latin-1")).get("account_id", [""])
     try:
-        return str(uuid.UUID(scope.get("path_params", {}).get("account_id", "")))
+        return str(uuid.UUID(scope.get("path_params", {}).get("account_id", asked[0])))
     except (ValueError, AttributeError):
         return None
-
-
-def _where(error: Exception) -> list[str]:
-    """The innermost frames. Messages are left out: those of the database may quote a buyer's data."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,13 +212,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configured = settings.load(data_dir=given.data_dir)
         log.configure(log_format=configured.log_format, level=configured.log_level)
+        log.catch_all()
+        if configured.otel_exporter_otlp_endpoint:
+            atexit.register(traces.configure(configured.otel_exporter_otlp_endpoint, service="api"))
         runtime = runtimes.build(configured)
     except OrdersBackupError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
+    reporting = counters.keep_reporting(runtime.db, runtime.stopping)
     try:
         return _serve(runtime, given.host, given.port)
     finally:
+        runtime.stopping.set()
+        reporting.join(timeout=5)
         runtime.close()
 
 

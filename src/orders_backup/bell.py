@@ -4,6 +4,7 @@ What each setting prevents is told in docs/decisions/0010-celery.md. Waiting is 
 message that asks for a later moment is refused where it is sent.
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,6 +15,7 @@ import structlog
 from celery import Celery
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
+from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError as KombuError
 
@@ -204,3 +206,24 @@ def queue(name: str, kind: str, arguments: dict[str, Any] | None = None) -> Queu
     """A queue behind an exchange of its name and `kind`; none: behind the broker's own, by name."""
     exchange = Exchange(name if kind else "", kind or "direct")  # type: ignore[no-untyped-call]
     return Queue(name, exchange, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+
+
+def round_trip(url: str, *, within: float) -> bool:
+    """Sends a message to a queue of its own, and says whether it came back within so many seconds. Raises AWAY."""
+    name, until = f"{QUEUE}.probe.{secrets.token_hex(8)}", time.monotonic() + within
+    waits = ("read_timeout", "write_timeout") if is_amqp(url) else ("socket_connect_timeout", "socket_timeout")
+    options = {"connect_timeout": within, "transport_options": dict.fromkeys(waits, within) | {"max_retries": 0}}
+    broker: Any = Connection(url, **options)  # type: ignore[no-untyped-call]
+    own = {"exclusive": True, "durable": False, "auto_delete": True}
+    mine: Any = Queue(name, Exchange(""), routing_key=name, **own)  # type: ignore[no-untyped-call]
+    with broker:
+        try:
+            mine = mine(broker.channel())
+            mine.declare()
+            broker.Producer().publish("probe", exchange="", routing_key=name, retry=False)
+            while (message := mine.get(no_ack=True)) is None and time.monotonic() < until:
+                time.sleep(0.01)
+            mine.delete()
+        except (*broker.connection_errors, *broker.channel_errors) as error:
+            raise KombuError(type(error).__name__) from error
+        return message is not None and message.payload == "probe"

@@ -6,6 +6,7 @@ Deafness is judged here, in memory: a PostgreSQL that is away ends nobody, and i
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -174,7 +175,8 @@ def _checked(app: Bell) -> bool:
     try:
         return refusal.check_broker(app)
     except SettingsError as error:
-        logger.error("broker_refused", error=str(error))  # noqa: TRY400 - the sentence says it all
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for the person who started it
+        logger.error("broker_refused", code=error.code)  # noqa: TRY400 - the sentence says it all
         os._exit(EX_CONFIG)
 
 

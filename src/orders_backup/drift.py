@@ -128,7 +128,7 @@ class Drift:
             log.warning("schema_drift_postponed", error=type(error).__name__)
             return
         for difference in new:
-            log.warning("schema_drift_found", path=difference.path, kind=difference.kind, value=difference.value)
+            log.warning("schema_drift_found", path=difference.path, kind=difference.kind)
 
 
 def findings(tx: Connection, *, seen_by: UUID | None = None) -> list[Finding]:

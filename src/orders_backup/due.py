@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from orders_backup import metrics
 from orders_backup.errors import LeaseLostError
 
 RING_AGAIN_AFTER = timedelta(seconds=20)
@@ -136,6 +137,7 @@ def fence(tx: Connection, lease: Lease, *, extend: timedelta) -> None:
     values = {f"of_{name}": value for name, value in lease.key.items()}
     values |= {"mine": lease.generation, "extend": extend}
     if tx.execute(_fencing(lease.table), values).rowcount != 1:
+        metrics.LEASES_LOST.inc()
         raise LeaseLostError("Another worker took over this work.")
 
 
@@ -169,6 +171,7 @@ def settle(
         .where(*_is(lease.table, lease.key), lease.table.c.lease_generation == lease.generation)
     )
     if tx.execute(statement).rowcount != 1:
+        metrics.LEASES_LOST.inc()
         raise LeaseLostError("Another worker took over this work.")
 
 

@@ -103,6 +103,8 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
+    otel_exporter_otlp_endpoint: str = ""
+
     @field_validator("allegro_user_agent")
     @classmethod
     def _user_agent_is_what_allegro_asks_for(cls, value: str) -> str:
@@ -141,7 +143,7 @@ class Settings(BaseModel):
             raise ValueError("and AWS_ACCESS_KEY_ID belong together: set both, or none of them")
         return value
 
-    @field_validator("allegro_api_url", "allegro_auth_url", "s3_endpoint_url")
+    @field_validator("allegro_api_url", "allegro_auth_url", "s3_endpoint_url", "otel_exporter_otlp_endpoint")
     @classmethod
     def _is_a_web_address(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^\s/]+(/[^\s]*)?", value):

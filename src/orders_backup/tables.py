@@ -309,6 +309,15 @@ worker_slots = sa.Table(
 """A worker process as it reported last, and how many pieces of work it does at once, so that no more messages are sent
 than all can soon take; roster.py writes it. Gone when it stops, or was silent for ten minutes."""
 
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("labels", sa.Text, primary_key=True),
+    sa.Column("value", sa.Double, nullable=False),
+)
+"""What all processes counted since the beginning, for /metrics; counters.py writes it. `labels`: JSON."""
+
 request_budget = sa.Table(
     "request_budget",
     metadata,

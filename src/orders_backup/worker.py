@@ -5,6 +5,7 @@ retried by Celery. Any number of workers and schedulers may run.
 """
 
 import argparse
+import atexit
 import os
 import secrets
 import signal
@@ -27,7 +28,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from sqlalchemy.engine import Connection
 
-from orders_backup import bell, canary, due, liveness, log, refusal, roster, settings
+from orders_backup import bell, canary, counters, due, liveness, log, metrics, refusal, roster, settings, traces
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
@@ -102,21 +103,29 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
-    """The entry point's last word on failures: what is known by name stays due, what is not is logged whole."""
-    structlog.contextvars.bind_contextvars(task="_".join([task, *([key["kind"]] if "kind" in key else [])]))
+    """The entry point's last word on failures: what is known by name stays due, what is not is logged with
+    its place in the code."""
+    ids = {name: value for name, value in key.items() if name.endswith("_id") and log.FIELDS[name](value)}
+    name = "_".join([task, *([key["kind"]] if "kind" in key else [])])
+    structlog.contextvars.bind_contextvars(task=name, trace_id=log.new_trace_id(), **ids)
     claimed: list[due.Lease] = []
     due.CLAIMED.set(claimed)
     hands.began(time.monotonic(), claimed)
-    ids = {name: value for name, value in key.items() if name.endswith("_id")}
+    outcome = "done"
     try:
-        work()
+        with traces.span(name, "CONSUMER", **ids):
+            work()
     except BudgetExhaustedError:
-        logger.info("task_postponed", **ids)
+        outcome = "postponed"
+        logger.info("task_postponed")
     except OrdersBackupError as error:
-        logger.warning("task_failed", **ids, code=error.code, error=str(error))
+        outcome = "failed"
+        logger.warning("task_failed", code=error.code, error=type(error.__cause__ or error).__name__)
     except Exception:
-        logger.exception("task_crashed", **ids)
+        outcome = "crashed"
+        logger.exception("task_crashed")
     finally:
+        metrics.TASKS.labels(name, outcome).inc()
         hands.ended()
         structlog.contextvars.clear_contextvars()
 
@@ -213,6 +222,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     )
     liveness.start_looking(departure.verdict, pulse=pulse, leave=departure.leave)
     ended = threading.Event()
+    reporting = counters.keep_reporting(runtime.db, ended)
     sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
@@ -221,6 +231,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     finally:
         ended.set()
         sweeping.join(timeout=5)
+        reporting.join(timeout=5)
         departure.farewell()
         runtime.close()
     if not runtime.stopping.is_set():  # nobody asked it to: whoever started it starts another
@@ -251,6 +262,9 @@ def main() -> None:
         if not config.broker_url:
             raise SettingsError("BROKER_URL is not set. Set it, or start `orders-backup up`.")
         log.configure(log_format=config.log_format, level=config.log_level)
+        log.catch_all()
+        if config.otel_exporter_otlp_endpoint:
+            atexit.register(traces.configure(config.otel_exporter_otlp_endpoint, service=options.role))
         if options.role == "worker":
             run_worker(config, concurrency=options.concurrency, pulse=options.pulse)
         else:

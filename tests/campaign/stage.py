@@ -41,6 +41,8 @@ INJECTED = (psycopg.Error, sa.exc.SQLAlchemyError, httpx.HTTPError, OSError)
 HERE = Path(__file__).parent
 OURS = "campaign:"
 """How trouble begins that tells of the campaign itself and of no broken promise."""
+TOLD_ELSEWHERE = {"task", "exc_info", "trace_id", "run_id"}
+"""Fields of a log line that name it anew each time, or that the trace has anyway."""
 UNFENCED = {"request_budget", "account_tokens", "codec_dictionaries"}
 """What a process may write although another one took over its job: these have fences of their own."""
 
@@ -229,7 +231,9 @@ class Stage:
 
     def logged(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = event.pop("event")
-        told = {key: value for key, value in event.items() if key not in {"task", "exc_info"}}
+        if name == "call_finished":  # every wire is watched anyway
+            raise structlog.DropEvent
+        told = {key: value for key, value in event.items() if key not in TOLD_ELSEWHERE}
         self.say(f"log {name} " + " ".join(f"{key}={self.name(str(value))}" for key, value in sorted(told.items())))
         if name == "task_crashed" or event.get("exc_info"):
             self.trouble.append(_unnamed())

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -135,8 +136,11 @@ def leaks(lines: Iterable[str], secrets: Sequence[str]) -> Iterator[str]:
     for line in lines:
         if any(secret in line for secret in secrets):
             yield f"I12 a log holds what is secret: {line[:40]}…"
-        if ("task_crashed" in line or line.startswith("Traceback")) and "No space left on device" not in line:
+        if ("task_crashed" in line or line.startswith("Traceback")) and not _DISK_IS_FULL.search(line):
             yield f"logs: a failure that has no name: {line[:600]}"
+
+
+_DISK_IS_FULL = re.compile("OSError:ENOSPC|DiskFull")
 
 
 def summary(found: Sequence[str]) -> str:

@@ -65,9 +65,9 @@ def test_what_grew_is_found_out(name: str, before: int, after: int, *, is_found:
     [
         ('{"event": "token_refreshed"}', False),
         ('{"event": "task_failed", "error": "Bearer eyJhbGciOi"}', True),
-        ('{"event": "task_crashed", "exception": "KeyError"}', True),
+        ('{"event": "task_crashed", "error": "KeyError"}', True),
         ("Traceback (most recent call last):", True),
-        ('{"event": "task_crashed", "exception": "OSError: [Errno 28] No space left on device"}', False),
+        ('{"event": "task_crashed", "error": "OSError:ENOSPC"}', False),
     ],
 )
 def test_a_secret_or_a_failure_without_a_name_in_a_log_is_found_out(line: str, *, is_found: bool) -> None:

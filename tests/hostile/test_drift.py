@@ -129,7 +129,7 @@ def test_a_finding_is_written_and_logged_once_and_counted_always(db: Engine, ord
             process.write(db)
             process.write(db)
     [event] = [log for log in logs if log["event"] == "schema_drift_found"]
-    assert (event["path"], event["kind"], event["value"]) == TAGS
+    assert (event["path"], event["kind"]) == TAGS[:2]
     finding = seen(db)[TAGS]
     assert (finding.seen, finding.example_account_id, finding.example_order_id) == (3, account, "order-1")
     assert finding.last_seen > finding.first_seen

@@ -77,10 +77,10 @@ class Page(msgspec.Struct):
 
 
 @contextmanager
-def running(folder: Path, database_url: str, broker_url: str, world: World, **changed: int) -> Iterator[Service]:
+def running(folder: Path, database_url: str, broker_url: str, world: World, **changed: object) -> Iterator[Service]:
     """API, worker and scheduler as processes, pointed at an Allegro that they know by its address only.
 
-    `changed`: limits other than these generous ones.
+    `changed`: settings other than these generous ones.
     """
     with ExitStack() as stack:
         allegro_url = stack.enter_context(simulator.running(world))

@@ -164,7 +164,7 @@ def test_every_refusal_is_a_problem_that_says_what_to_do(
     assert answer.headers["content-type"] == "application/problem+json"
     assert says in problem["detail"]
     assert set(problem) >= {"type", "title", "trace_id"}
-    assert re.fullmatch("[0-9a-f]{16}", problem["trace_id"])
+    assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
     assert answer.headers["trace-id"] == problem["trace_id"]
 
 
@@ -216,11 +216,6 @@ def test_health_tells_whether_the_parts_answer(world: "World") -> None:
     unready = httpx.get(f"{at}/readyz", timeout=30)
     assert (unready.status_code, unready.json()["code"]) == (503, "not_ready")
     assert "migrations" in unready.json()["detail"]
-
-
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:9/0", "amqp://guest:guest@127.0.0.1:9//", ""])
-def test_a_broker_that_is_away_is_named(url: str) -> None:
-    assert api._broker(url) in {"does not answer", "BROKER_URL is not set"}
 
 
 def test_the_openapi_document_describes_the_answers_truthfully(world: "World") -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from orders_backup import budget
+from orders_backup import budget, metrics
 from orders_backup.accounts import tokens
 from orders_backup.accounts.pairs import AccessToken
 from orders_backup.budget import Bucket, Priority
@@ -91,7 +91,10 @@ class Calls:
             except BudgetExhaustedError as error:
                 wait = max((error.retry_at - self._runtime.clock.now()).total_seconds(), 0.005)
                 if time.monotonic() + wait > until:
+                    metrics.POSTPONED.labels(route.value).inc()
+                    metrics.BLOCKED.labels(route.value).inc(wait)
                     raise
+                metrics.WAITED.labels(route.value).inc(wait)
                 time.sleep(wait)
 
     def _take(self, route: Route, wanted: int) -> int:
@@ -135,7 +138,9 @@ class Calls:
         for bucket in slow:
             self._pace = max(self._pace * budget.PACE_WHEN_SLOW, budget.LEAST_PACE)
             if budget.slow_down(self._runtime.db, bucket.key):
-                log.warning("calls_slowed", account_id=str(self._account_id), bucket=bucket.key, seconds=seconds)
+                scope = "account" if bucket is of_account else "client"
+                ids = {"account_id": str(self._account_id), "scope": scope, "route_class": route.value}
+                log.warning("calls_slowed", **ids, seconds=round(seconds, 3))
 
     def _spend(self, route: Route) -> None:
         self.permits(route, 1)

@@ -194,7 +194,7 @@ def _pair(runtime: Runtime, row: "Row[Any]", lease: Lease) -> SealedPair | None:
         try:
             spool.keep(journal.spool_folder(runtime), row.account_id, f"device-{row.user_code}", sealed)
         except OSError as error:  # what the disk cannot take, the database still can
-            log.critical("token_spool_failed", account_id=str(row.account_id), error=error.strerror)
+            log.critical("token_spool_failed", account_id=str(row.account_id), exc_info=error)
     with database.transaction(runtime.db) as tx:
         due.fence(tx, lease, extend=runtime.settings.lease)
         values = {
@@ -235,7 +235,7 @@ def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedP
         tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
     if adopted is not None:
         tokens.keep(runtime, account_id, *adopted)
-    log.info("connect_finished", account_id=str(account_id), seller_id=seller_id)
+    log.info("connect_finished", account_id=str(account_id))
 
 
 def _refused(runtime: Runtime, lease: Lease, row: "Row[Any]", refusal: TokenRefusedError) -> None:

@@ -15,6 +15,7 @@ import structlog
 from orders_backup import db as database
 from orders_backup.accounts import journal, pairs, recovery, spool, tokens
 from orders_backup.errors import OrdersBackupError
+from orders_backup.log import new_trace_id
 from orders_backup.runtime import Runtime
 from orders_backup.tables import account_tokens, accounts
 
@@ -44,16 +45,14 @@ class Sweep:
             self._step(step)
 
     def _step(self, step: "Callable[[Sweep], None]") -> None:
-        name, error = step.__name__, ""
+        name, why = step.__name__, ""
         try:
             step(self)
-        except OrdersBackupError as failure:
-            error = failure.code
-        except OSError as failure:
-            error = failure.strerror or type(failure).__name__
-        if error and self.failing.get(name) != error:
-            log.warning("token_sweep_failed", step=name, error=error)
-        self.failing[name] = error
+        except (OrdersBackupError, OSError) as failure:
+            why = failure.code if isinstance(failure, OrdersBackupError) else str(failure.errno)
+            if self.failing.get(name) != why:
+                log.warning("token_sweep_failed", step=name, exc_info=failure)
+        self.failing[name] = why
 
 
 def run(runtime: Runtime, stopped: threading.Event) -> None:
@@ -61,6 +60,7 @@ def run(runtime: Runtime, stopped: threading.Event) -> None:
     sweep = Sweep(runtime)
     while True:
         is_last = stopped.wait(EVERY)
+        structlog.contextvars.bind_contextvars(task="token_sweep", trace_id=new_trace_id())
         try:
             sweep.round()
         except Exception:
@@ -81,7 +81,8 @@ def finish_refreshes(sweep: Sweep) -> None:
         if time.monotonic() > deadline:
             return
         try:
-            tokens.refresh(sweep.runtime, row.account_id, seen=row.generation)
+            with structlog.contextvars.bound_contextvars(account_id=str(row.account_id)):
+                tokens.refresh(sweep.runtime, row.account_id, seen=row.generation)
         except OrdersBackupError as error:
             log.info("token_refresh_postponed", account_id=str(row.account_id), code=error.code)
 

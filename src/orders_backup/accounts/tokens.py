@@ -98,7 +98,7 @@ def keep(runtime: Runtime, account_id: UUID, generation: int, sealed: SealedPair
     try:
         journal.spooled(runtime, account_id, generation, sealed)
     except OSError as error:
-        log.critical("token_spool_failed", account_id=str(account_id), generation=generation, error=error.strerror)
+        log.critical("token_spool_failed", account_id=str(account_id), generation=generation, exc_info=error)
 
 
 def _known(runtime: Runtime, account_id: UUID, *, seen: int, refused: bool) -> AccessToken | int:
@@ -217,7 +217,8 @@ def _settled(runtime: Runtime, account_id: UUID, begun: _Begun, error: AllegroEr
         if is_dead:
             pairs.lose(tx, account_id, reason=error.error if isinstance(error, TokenRefusedError) else error.code)
     if is_dead:
-        log.critical("token_lost", account_id=str(account_id), error=str(error))
+        reason = error.error if isinstance(error, TokenRefusedError) else None
+        log.critical("token_lost", account_id=str(account_id), code=error.code, reason=reason)
         return ReauthorizationRequiredError(
             "Allegro no longer accepts this seller's tokens; connect the account again."
         )

@@ -5,11 +5,14 @@ import ssl
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import structlog
 
+from orders_backup import metrics, traces
 from orders_backup.errors import AllegroAnswerError, AllegroUnavailableError, AllegroUnreadableError
 
 LARGEST = 16 * 1024 * 1024
@@ -22,6 +25,8 @@ ENCODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip"}
 """What we ask for. The HTTP library would unpack others too, and some without any bound."""
 _GZIP = 31
 _PIECE = 256 * 1024
+
+log = structlog.get_logger()
 
 
 @functools.cache
@@ -39,17 +44,63 @@ class Answer:
     content: bytes
 
 
-def send(http: httpx.Client, method: str, path: str, **request: Any) -> Answer:
+def send(http: httpx.Client, method: str, path: str, *, route: str = "", **request: Any) -> Answer:
     """Raises httpx.HTTPError where the connection fails; AllegroUnreadableError for a 200 of more than LARGEST;
-    AllegroAnswerError for one that cannot be unpacked. Of other answers a long body is cut: nobody reads it."""
-    with http.stream(method, path, **request) as answer:
+    AllegroAnswerError for one that cannot be unpacked. Of other answers a long body is cut: nobody reads it.
+
+    `route`: the path as it may be told of, where it has an id in it.
+    """
+    with _watched(method, route or path) as seen, http.stream(method, path, **request) as answer:
+        seen.status, seen.trace_id = answer.status_code, answer.headers.get("trace-id")
         try:
             content = _read(answer)
         except AllegroAnswerError:
             if answer.status_code == 200:
                 raise
             content = b""
+        seen.bytes = len(content)
         return Answer(answer.status_code, answer.headers, content)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What may be told of a call."""
+
+    status: int | None = None
+    trace_id: str | None = None
+    bytes: int = 0
+    error: str | None = None
+
+
+@contextmanager
+def _watched(method: str, route: str) -> Iterator[_Seen]:
+    """Around every call to Allegro: a count, a span, and one line in the log. None can hold a query, body or token."""
+    seen, began = _Seen(), time.monotonic()
+    with traces.span(f"{method} {route}", "CLIENT", **{"http.request.method": method, "http.route": route}) as told:
+        try:
+            yield seen
+        except BaseException as error:
+            seen.error = type(error).__name__
+            raise
+        finally:
+            told["http.response.status_code"] = seen.status
+            _report(method, route, seen, time.monotonic() - began)
+
+
+def _report(method: str, route: str, seen: _Seen, seconds: float) -> None:
+    metrics.CALLS.labels(route, metrics.status(seen.status)).inc()
+    metrics.CALL_SECONDS.labels(route).observe(seconds)
+    metrics.CALL_BYTES.labels(route).inc(seen.bytes)
+    log.info(
+        "call_finished",
+        method=method,
+        route=route,
+        status=seen.status,
+        duration_ms=round(seconds * 1000, 1),
+        bytes=seen.bytes,
+        allegro_trace_id=seen.trace_id,
+        error=seen.error,
+    )
 
 
 def _read(answer: httpx.Response) -> bytes:

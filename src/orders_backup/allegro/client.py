@@ -192,8 +192,8 @@ def _extra_page(sent_at: datetime, body: bytes, name: str, offset: int, limit: i
 
 def _one(client: Client, token: str, order_id: str, part: str) -> OneOrder:
     sent_at = client.now()
-    place = quote(order_id, safe="").replace(".", "%2E")
-    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}{part}").content)
+    place, route = quote(order_id, safe="").replace(".", "%2E"), f"/order/checkout-forms/{{id}}{part}"
+    return OneOrder(sent_at, _get(client, token, f"/order/checkout-forms/{place}{part}", route=route).content)
 
 
 def _list(client: Client, token: str, filters: Filters, offset: int, limit: int) -> OrderPage:
@@ -210,10 +210,11 @@ def _get(
     parameters: Mapping[str, str | list[str]] | None = None,
     *,
     accept: str = ACCEPT,
+    route: str = "",
 ) -> Answer:
     headers = {"Authorization": f"Bearer {token}", "Accept": accept}
     try:
-        answer = answers.send(client.http, "GET", path, params=parameters, headers=headers)
+        answer = answers.send(client.http, "GET", path, route=route, params=parameters, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AllegroUnavailableError(f"Allegro did not answer: {type(error).__name__}.") from None
     check(answer)

@@ -55,6 +55,24 @@ def acknowledge_set_aside(
     print_rows({"acknowledged": noted}, [f"{noted} acknowledged."], as_json=as_json)
 
 
+@commands.command(epilog="Example: orders-backup doctor --json")
+def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Say what is wrong, in the installation and account by account, and what to do. Exit code 0 only where nothing is
+    an error."""
+    from orders_backup import doctor as doctors
+    from orders_backup.errors import SettingsError
+
+    try:
+        with opened(data_dir) as runtime:
+            found = list(doctors.examine(runtime))
+    except SettingsError as error:
+        found = [doctors.finding("settings_refused", str(error))]
+    errors = sum(one.severity == doctors.ERROR for one in found)
+    print_rows(found, [*(one.line for one in found), doctors.summary(found)], as_json=as_json)
+    if errors:
+        raise typer.Exit(1)
+
+
 @commands.command(epilog="Example: orders-backup drift --json")
 def drift(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """List in what Allegro's documents differ from the shape this program knows: new fields, unknown values."""

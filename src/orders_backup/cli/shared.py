@@ -65,14 +65,9 @@ def _person() -> str:
 
 def _log_to_stderr() -> None:
     """Warnings only: stdout belongs to what was asked for."""
-    import logging
+    from orders_backup import log
 
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
+    log.configure(log_format="console", level="WARNING", stream=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from orders_backup import db
+from orders_backup import db, metrics
 from orders_backup.allegro.wire import Event
 from orders_backup.codec import Codec
 from orders_backup.orders import changes, heads, words
@@ -240,6 +240,9 @@ def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Seque
         *("account_id", "order_id", "version", "read_at", "replaced_seen_at"),
         *("size", "sha256", "dictionary_id", "body"),
     )
+    packed = [codec.compress(row.reading.body) for row in rows]
+    metrics.VERSION_BYTES.labels("wire").inc(sum(len(row.reading.body) for row in rows))
+    metrics.VERSION_BYTES.labels("stored").inc(sum(len(body) for _, body in packed))
     db.copy(
         tx,
         order_versions,
@@ -253,9 +256,9 @@ def _insert_versions(tx: Connection, codec: Codec, account_id: UUID, rows: Seque
                 row.replaced_seen_at,
                 len(row.reading.body),
                 row.reading.sha256,
-                *codec.compress(row.reading.body),
+                *body,
             )
-            for row in rows
+            for row, body in zip(rows, packed, strict=True)
         ),
         types=("uuid", "text", "int4", "timestamptz", "timestamptz", "int4", "bytea", "int2", "bytea"),
     )

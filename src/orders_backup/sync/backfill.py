@@ -30,6 +30,7 @@ def _list(job: Job) -> datetime:
     if not has_cursor:
         pull.pin(job)
     run = _run(job)
+    jobs.tell_of(run.id)
     try:
         is_over = windows.advance(job, run, cause="backfill" if run.kind == "backfill" else "sweep")
     finally:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
+from orders_backup import metrics
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import nets, state
@@ -30,6 +31,7 @@ def note(tx: Connection, account_id: UUID, *, net: str, what: str, orders: int, 
     """Adds to what a net caught today; nothing for no orders."""
     if orders < 1:
         return
+    metrics.DISCOVERIES.labels(net, what).inc(orders)
     row = {"account_id": account_id, "net": net, "what": what, "day": now.date(), "orders": orders}
     statement = insert(discoveries).values(row)
     added = discoveries.c.orders + statement.excluded.orders

@@ -151,7 +151,7 @@ def rest(job: Job, kind: str, error: AllegroError, tried: Tried) -> None:
         job.fence(tx)
         pause = plan.REST if is_away else plan.OFF
         extras_sql.rest(tx, job.account_id, kind, until=job.now() + pause, reason=str(error))
-    trace = {"trace_id": error.trace_id, "http_status": error.http_status}
+    trace = {"allegro_trace_id": error.trace_id, "http_status": error.http_status}
     log.warning("extra_kind_paused", account_id=str(job.account_id), kind=kind, code=error.code, **trace)
 
 

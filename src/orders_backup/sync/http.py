@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
+import structlog
 from fastapi import Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +16,8 @@ from orders_backup.accounts import queries as accounts
 from orders_backup.sync import queries, reconcile, state
 from orders_backup.sync.queries import Run
 from orders_backup.sync.reconcile import Certificate
+
+log = structlog.get_logger()
 
 router = rest.router("", "syncs")
 
@@ -60,6 +63,7 @@ def request_sync(request: Request, caller: Syncer, account_id: uuid.UUID, body: 
     with database.transaction(rest.runtime(request).db) as tx:
         run_id = state.request(tx, account_id, body.kind, range_from=body.range_from, range_to=body.range_to)
         run = queries.get(tx, run_id, seen_by=caller.user_id)
+    log.info("sync_requested", account_id=str(account_id), run_id=str(run_id), kind=body.kind)
     return rest.answer(run, status=202)
 
 

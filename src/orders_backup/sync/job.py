@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -12,7 +13,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup import due
+from orders_backup import due, metrics
 from orders_backup.accounts.calls import Calls
 from orders_backup.budget import Priority
 from orders_backup.due import Lease
@@ -107,7 +108,7 @@ def work(runtime: Runtime, account_id: UUID, kind: str, *, priority: Priority, b
     except AllegroError as error:
         failures = job.lease.failures + 1
         _settle(job, due_at=job.now() + _pause(error, failures), failures=failures, last_error=str(error))
-        trace = {"trace_id": error.trace_id, "http_status": error.http_status}
+        trace = {"allegro_trace_id": error.trace_id, "http_status": error.http_status}
         log.warning("sync_failed", account_id=str(account_id), kind=kind, code=error.code, failures=failures, **trace)
     except ReauthorizationRequiredError as error:
         _settle(
@@ -138,8 +139,18 @@ def _turn(job: Job, body: Callable[[Job], datetime], priority: Priority) -> date
         job.calls = Calls(job.runtime, job.account_id, priority=priority)
 
 
+def tell_of(run_id: UUID | None) -> None:
+    """From now on this task's lines in the log name the run that it works on: by its id whoever asked for it finds
+    them, and the run's row is the truth, not the message that rang."""
+    if run_id is None:
+        structlog.contextvars.unbind_contextvars("run_id")
+    else:
+        structlog.contextvars.bind_contextvars(run_id=str(run_id))
+
+
 def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | OrdersBackupError]":
-    """The answers in the order of the questions, all on the way at once; a known failure stands for its answer.
+    """The answers in the order of the questions, all on the way at once; a known failure stands for its answer. What
+    their lines in the log say of the work goes with them into the threads.
 
     What was served is stored before a failure is raised: Allegro may never serve it again.
     """
@@ -153,7 +164,8 @@ def side_by_side(questions: Sequence[Q], ask: Callable[[Q], A]) -> "list[A | Ord
     if len(questions) <= 1:
         return [answer(question) for question in questions]
     with ThreadPoolExecutor(len(questions), thread_name_prefix="call") as pool:
-        return list(pool.map(answer, questions))
+        asked = [(copy_context(), question) for question in questions]
+        return list(pool.map(lambda one: one[0].run(answer, one[1]), asked))
 
 
 def record(
@@ -164,6 +176,8 @@ def record(
     Second: the ids of the orders whose debts are paid.
     """
     recorded = archive.record(tx, job.runtime.codec, job.account_id, readings, cause=cause)
+    for what in ("inserted", "updated", "unchanged", "set_aside"):
+        metrics.ORDERS.labels(what).inc(getattr(recorded, what))
     readable = [one for one in readings if isinstance(one, Reading)]
     struck: list[str] = []
     bodies = ((one.facts.order_id, one.body) for one in readable)

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
+from orders_backup import metrics
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import EventPage
@@ -26,6 +27,7 @@ from orders_backup.runtime import Runtime
 from orders_backup.sync import alarms, debts, discoveries, owed, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
+from orders_backup.sync.runs import COUNTED
 
 log = structlog.get_logger()
 
@@ -73,8 +75,11 @@ def _finish(job: Job) -> datetime:
             failing = owed.failing(tx, job.account_id)
             error = f"{failing} orders could not be read yet; they stay owed." if failing else None
             state.finish_run(tx, run.id, error=error, now=now)
-            counts = {"events": run.events, "listed": run.listed, "calls": run.calls}
-            log.info("sync_finished", account_id=str(job.account_id), kind="incremental", **counts)
+            ids = {"account_id": str(job.account_id), "run_id": str(run.id)}
+            counts = {name: getattr(run, name) for name in ("events", *COUNTED)}
+            status = "failed" if failing else "succeeded"
+            metrics.SYNCS.labels(run.kind, status).inc()
+            log.info("sync_finished", **ids, kind=run.kind, status=status, unproven=failing, **counts)
         next_poll = now + polling.interval(tx, job, now=now)
     return next_poll if next_owed_at is None else max(min(next_poll, next_owed_at), now)
 
@@ -171,7 +176,10 @@ def _note_lag(job: Job, new: Sequence[Event]) -> None:
     job.new_events += len(beyond)
     moments = [event.occurred_at for event in beyond if event.occurred_at is not None]
     if moments:
-        job.values["lag_seconds"] = max((job.now() - max(moments)).total_seconds(), 0.0)
+        now = job.now()
+        job.values["lag_seconds"] = max((now - max(moments)).total_seconds(), 0.0)
+        for moment in moments:
+            metrics.LAG.observe(max((now - moment).total_seconds(), 0.0))
 
 
 def _events(job: Job, after: str, token: str) -> EventPage:
@@ -181,6 +189,7 @@ def _events(job: Job, after: str, token: str) -> EventPage:
 def _asked_for(tx: Connection, job: Job) -> UUID | None:
     """The incremental run that somebody asked for or that a crash left unfinished."""
     run = state.unfinished(tx, job.account_id, ("incremental",))
+    jobs.tell_of(None if run is None else run.id)
     if run is None:
         return None
     if run.status == "queued":
@@ -191,6 +200,7 @@ def _asked_for(tx: Connection, job: Job) -> UUID | None:
 
 def _opened(tx: Connection, job: Job) -> UUID:
     run_id = state.open_run(tx, job.account_id, "incremental")
+    jobs.tell_of(run_id)
     state.begin_run(tx, run_id, [], account_id=job.account_id, now=job.now())
     return run_id
 

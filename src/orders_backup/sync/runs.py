@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.engine import Row
 
 from orders_backup import db as database
+from orders_backup import metrics
 from orders_backup.sync import evidence, owed, state
 from orders_backup.sync.job import Job
 
@@ -27,8 +28,10 @@ def finish(job: Job, run_id: UUID) -> "Row[Any]":
         if owed.next_at(tx, job.account_id) is not None:
             state.make_journal_due(tx, job.account_id)
         run = state.run(tx, run_id)
+    metrics.SYNCS.labels(run.kind, run.status).inc()
     if error is None:
         job.values["succeeded_at"] = now
     counts = {name: getattr(run, name) for name in COUNTED}
-    log.info("sync_finished", account_id=str(job.account_id), kind=run.kind, error=error, **counts)
+    ids = {"account_id": str(job.account_id), "run_id": str(run_id)}
+    log.info("sync_finished", **ids, kind=run.kind, status=run.status, unproven=len(unproven), **counts)
     return run

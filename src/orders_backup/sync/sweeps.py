@@ -49,6 +49,7 @@ def _sweep(job: Job) -> datetime:
     if not is_backfilled:
         return job.now() + UNTIL_BACKFILLED
     run = _run(job)
+    jobs.tell_of(run.id)
     try:
         is_over = _updated(job, run) and windows.advance(job, run, cause="sweep")
     finally:
@@ -115,7 +116,7 @@ def _updated(job: Job, run: "Row[Any]") -> bool:
             wrong = f"{page.total_count} changes were listed and {held} are known"
         if wrong is not None:
             unsound, offset = unsound + 1, 0
-            log.warning("sweep_restarted", account_id=str(job.account_id), attempts=unsound, note=wrong)
+            log.warning("sweep_restarted", account_id=str(job.account_id), attempts=unsound)
             if unsound >= ATTEMPTS:
                 raise AllegroAnswerError(f"Allegro's list by change was unsound: {wrong}.")
             continue

@@ -201,7 +201,7 @@ def _restart(tx: Connection, question: Listing, note: str) -> None:
     evidence.update_window(
         tx, window, attempts=attempts, status=status, note=note, checked_at=question.job.now(), **again
     )
-    log.warning("window_restarted", account_id=str(question.job.account_id), attempts=attempts, note=note)
+    log.warning("window_restarted", account_id=str(question.job.account_id), attempts=attempts)
 
 
 def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup import due
+from orders_backup import due, metrics
 from orders_backup.codec import Codec
 from orders_backup.due import Lease
 from orders_backup.errors import InvalidRequestError
@@ -122,8 +122,12 @@ class Slice:
             busy = self.flying.keys() - {message.seq for message, _ in landed}
             messages = outbox.take(tx, self.webhook_id, busy=busy, full=held.is_full, limit=limit) if limit else []
             bodies = [body_of(tx, self.runtime.codec, message, is_full=held.is_full) for message in messages]
-        for message, _ in landed:
+        for message, answer in landed:
             del self.flying[message.seq]
+            metrics.DELIVERIES.labels("delivered" if answer.is_success else "failed").inc()
+            metrics.DELIVERY_SECONDS.observe(answer.seconds)
+            ms = round(answer.seconds * 1000, 1)
+            logger.info("delivery_attempted", seq=message.seq, status=answer.status, duration_ms=ms)
         tell(held.health, health)
         self._let_fly(held, messages, bodies)
 
