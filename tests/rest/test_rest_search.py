@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from orders_backup import db as database
-from orders_backup.orders import archive, queries
+from orders_backup.orders import archive, pages
 from orders_backup.orders.queries import Filter
 
 from .test_rest_orders import HOUR, START
@@ -103,11 +103,11 @@ def test_row_level_security_stands_behind_a_search(world: "World") -> None:
     world.read(foreign, order("theirs", "Nowak"))
     everything = Filter(q="nowak")
     with database.snapshot(world.runtime.db) as tx:
-        places, _ = queries.search(tx, everything, after=None, limit=10)
+        places, _ = pages.search(tx, everything, after=None, limit=10)
     assert [one.order_id for one in places] == ["theirs"]
     with database.snapshot(world.runtime.db) as tx:
         database.confine(tx, me)
-        assert queries.those(tx, world.runtime.codec, places, everything, full=True) == ([], None)
+        assert pages.those(tx, world.runtime.codec, places, everything, full=True) == ([], None)
 
 
 def test_a_question_that_is_none_is_refused(world: "World") -> None:
@@ -143,7 +143,7 @@ def test_the_index_of_words_serves_the_search(world: "World") -> None:
 
     with database.snapshot(world.runtime.db) as tx:
         sa.event.listen(tx, "before_cursor_execute", note)
-        places, _ = queries.search(tx, Filter(q="word4711"), after=None, limit=100)
+        places, _ = pages.search(tx, Filter(q="word4711"), after=None, limit=100)
         statement, values = asked[-1]
         plan = "\n".join(row[0] for row in database.cursor(tx).execute(f"EXPLAIN {statement}", values).fetchall())
     assert len(places) == 10
