@@ -20,6 +20,7 @@ from orders_backup.local.server import on_a_free_port
 from orders_backup.runtime import Runtime
 
 HOST = "127.0.0.1"
+LIMIT = 100
 _CURSOR = b'"next_cursor":'
 
 

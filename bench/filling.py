@@ -27,7 +27,8 @@ PLAN = """
     CREATE UNLOGGED TABLE copies AS
     WITH small AS (SELECT array_agg(id ORDER BY name) AS ids FROM accounts WHERE name LIKE 'copy %')
     SELECT o.order_id AS original, n AS copy, o.order_id || '+' || n AS order_id,
-           CASE WHEN n % 2 = 0 THEN o.account_id ELSE small.ids[1 + floor(random() * {accounts})::int] END AS account_id,
+           CASE WHEN n % 2 = 0 THEN o.account_id ELSE small.ids[1 + floor(random() * {accounts})::int] END
+           AS account_id,
            random() * interval '{years} years' AS before
     FROM orders o, small, generate_series(1, {copies}) n
     WHERE o.account_id = '{account}'

@@ -4,17 +4,28 @@ As its documentation shows it: a synchronous route, a pydantic model, a pool of 
 are signed, no allowance. A child process of the bench of pages: `python -m bench.page_reference URL PORT`.
 """
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 import sqlalchemy as sa
 import uvicorn
+from bench import asking
+from bench import scene as scenes
+from bench.asking import HOST, Client
+from bench.scene import Scene
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from orders_backup import db as database
+from orders_backup.local import processes
+from orders_backup.local.processes import Child
+from orders_backup.local.server import on_a_free_port
 from orders_backup.tables import orders
 
 
@@ -64,5 +75,37 @@ def create_app(url: str) -> FastAPI:
     return app
 
 
+@contextmanager
+def served(scene: Scene) -> Iterator[int]:
+    """A process of it; its port."""
+    logs = scene.runtime.settings.data_dir / "logs"
+
+    def on(port: int) -> Child:
+        command = [sys.executable, "-m", "bench.page_reference", scene.postgres.url, str(port)]
+        return Child("page-reference", command, logs / "page-reference.log")
+
+    child, port = on_a_free_port(on, lambda _, port: processes.accepts_connections(HOST, port), within=scenes.WITHIN)
+    try:
+        yield port
+    finally:
+        child.stop(within=30)
+
+
+def pages(client: Client, account_id: UUID) -> Iterator[object]:
+    """Page after page, as long as somebody wants one."""
+    place = START
+    while True:
+        page = client.page(f"/orders?{urlencode({'account_id': str(account_id), **place})}")
+        ids, moments = re.findall(ID, page.body), re.findall(MOMENT, page.body)
+        is_last = len(ids) < asking.LIMIT
+        place = START if is_last else {"before": moments[-1].decode(), "before_id": ids[-1].decode()}
+        yield page
+
+
+START = {"before": "2100-01-01T00:00:00Z", "before_id": ""}
+ID = rb'[[{,]{"id":"([^"]+)","account_id"'
+MOMENT = rb'"ordered_at":"([^"]+)"'
+
+
 if __name__ == "__main__":
-    uvicorn.run(create_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    uvicorn.run(create_app(sys.argv[1]), host=HOST, port=int(sys.argv[2]), log_level="warning")

@@ -78,7 +78,8 @@ def search(tx: Connection, wanted: Filter, *, after: Position | None, limit: int
     if after is not None:
         query = query.where(_follows(after, time, key, is_falling=is_falling))
     ordered = query.order_by(_directed(time, is_falling).nulls_last(), *(_directed(one, is_falling) for one in key))
-    rows = [Position(*row) for row in tx.execute(ordered.limit(limit + 1), values)]
+    compiled = ordered.limit(limit + 1).compile(dialect=tx.dialect)
+    rows = [Position(*row) for row in database.rows(tx, str(compiled), {**compiled.params, **values})]
     return rows[:limit], len(rows) > limit
 
 
@@ -92,7 +93,7 @@ def those(
         "order_ids": [one.order_id for one in places],
     }
     statement = _of_those(tx.dialect, full=full)
-    found = _orders(tx, codec, database.cursor(tx).execute(statement, values, binary=True).fetchall(), full=full)
+    found = _orders(tx, codec, database.rows(tx, statement, values), full=full)
     by_key = {(one.account_id, one.order_id): one for one in places}
     return found, by_key[found[-1].account_id, found[-1].id] if found else None
 
@@ -104,7 +105,7 @@ def _slice(
     question = _Question(queries.given(wanted), wanted.sort, after is not None, full, dated)
     place = dict(zip(_AFTER, (after.at, after.order_id, after.account_id), strict=True)) if after else {}
     values = {**queries.parameters(wanted), **place, "limit": limit}
-    return database.cursor(tx).execute(_of_slice(tx.dialect, question), values, binary=True).fetchall()
+    return database.rows(tx, _of_slice(tx.dialect, question), values)
 
 
 @functools.lru_cache(maxsize=1000)
