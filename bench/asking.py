@@ -21,6 +21,8 @@ from orders_backup.runtime import Runtime
 
 HOST = "127.0.0.1"
 LIMIT = 100
+IDLE = 2.0
+"""Seconds after which a connection is opened anew; a server closes it after five."""
 _CURSOR = b'"next_cursor":'
 
 
@@ -44,12 +46,15 @@ class Client:
 
     def __init__(self, port: int, key: str = "") -> None:
         self._connection = http.client.HTTPConnection(HOST, port, timeout=120)
+        self._asked_at = 0.0
         self._headers = {"X-API-Key": key, "Accept-Encoding": "identity"}
 
     def page(self, path: str, cursor: str | None = None) -> Page:
         """The page after the cursor; `path` with its query. The cursor is looked for at the end, nothing is parsed."""
         target = path if cursor is None else f"{path}&cursor={quote(cursor)}"
-        began = time.perf_counter()
+        if time.perf_counter() - self._asked_at > IDLE:
+            self._connection.close()
+        began = self._asked_at = time.perf_counter()
         self._connection.request("GET", target, headers=self._headers)
         answer = self._connection.getresponse()
         body = answer.read()

@@ -74,11 +74,16 @@ def measure(runtime: Runtime) -> Outcome:
     with asking.served(runtime) as port, ExitStack() as stack:
         key, url = asking.key(runtime), runtime.settings.database_url
         readers = [stack.enter_context(_process("read", str(port), key)) for _ in range(READERS)]
-        began = time.monotonic()
         writers = [
             stack.enter_context(_process("write", url, str(number), str(seconds), *map(str, ids)))
             for number in range(WRITERS)
         ]
+        for process in (*readers, *writers):
+            assert _told(process) == "ready"
+        began = time.monotonic()
+        for process in (*readers, *writers):
+            assert process.stdin is not None
+            print(file=process.stdin, flush=True)
         written = Counter(one for writer in writers for one in _told(writer)["written"])
         wall = time.monotonic() - began
         with database.transaction(runtime.db) as tx:
@@ -94,7 +99,7 @@ def measure(runtime: Runtime) -> Outcome:
         "seconds_behind_at_the_end": Bound(max(late), WITHIN),
     }
     figures: dict[str, object] = {
-        "read_a_second": sum(count.total() for count in counts) / (wall + max(late)),
+        "read_a_second_by_each": written.total() / (wall + max(late)),
         "pages": [one["pages"] for one in seen],
         "seconds_behind": {f"reader_{number}": one for number, one in enumerate(late)},
         "load_of_the_last_minute": os.getloadavg()[0],
@@ -107,8 +112,9 @@ def measure(runtime: Runtime) -> Outcome:
 
 def write(url: str, writer: str, seconds: float, ids: Sequence[UUID]) -> dict[str, list[str]]:
     """The names of all changes that were committed."""
-    db, until = database.connect(url, pool_size=2), time.monotonic() + seconds
-    share = PER_SECOND / WRITERS
+    db, share = database.connect(url, pool_size=2), PER_SECOND / WRITERS
+    _go()
+    until = time.monotonic() + seconds
     kept: list[str] = []
 
     def at_length() -> None:
@@ -139,12 +145,12 @@ def write(url: str, writer: str, seconds: float, ids: Sequence[UUID]) -> dict[st
 
 def _slowly(db: Engine, ids: Sequence[UUID], some: Sequence[str], stays: float, *, is_kept: bool) -> bool:
     """Numbers are taken at both ends of the transaction, so that others lie between them."""
-    with db.connect() as tx:
+    with db.connect() as tx, tx.begin() as held:
         _write(tx, ids, some[::2])
         time.sleep(stays)
         _write(tx, ids, some[1::2])
-        if is_kept:
-            tx.commit()
+        if not is_kept:
+            held.rollback()
     return is_kept
 
 
@@ -158,6 +164,7 @@ def read(port: int, key: str) -> dict[str, object]:
     """Everything up to the last change: names, pages, and when it was through."""
     client, cursor, pages = Client(port, key), None, 0
     seen: list[str] = []
+    _go()
     while END not in seen[-1:]:
         page = client.page("/api/v1/changes?limit=1000&wait=20", cursor)
         seen += [one.order_id for one in msgspec.json.decode(page.body, type=_Page).items]
@@ -167,17 +174,24 @@ def read(port: int, key: str) -> dict[str, object]:
 
 @contextmanager
 def _process(*words: str) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen([sys.executable, "-m", "bench.feed", *words], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.feed", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def _told(process: "subprocess.Popen[str]") -> dict[str, Any]:
+def _told(process: "subprocess.Popen[str]") -> Any:
     assert process.stdout is not None
-    told: dict[str, Any] = json.loads(process.stdout.readline())
-    return told
+    return json.loads(process.stdout.readline())
+
+
+def _go() -> None:
+    """Everybody begins together."""
+    print(json.dumps("ready"), flush=True)
+    sys.stdin.readline()
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def pages(client: Client, account_id: UUID) -> Iterator[object]:
 
 
 START = {"before": "2100-01-01T00:00:00Z", "before_id": ""}
-ID = rb'[[{,]{"id":"([^"]+)","account_id"'
+ID = rb'{"id":"([^"]+)","account_id"'
 MOMENT = rb'"ordered_at":"([^"]+)"'
 
 

@@ -16,9 +16,9 @@ PAGES_ORDERS says how many orders there are, PAGES_ROUNDS how often each page is
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -40,7 +40,7 @@ DEEPER = 1.5
 SEARCH_RARE = 3.0
 AT_ONCE = 2
 """Connections that ask at the same time."""
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 3.0
 """Of each way in each round; the best round of each counts."""
 DEPTHS = 200
@@ -92,19 +92,17 @@ def throughput(scene: Scene, crowd: Crowd, port: int) -> Outcome:
 
 def _rate(ways: "list[Iterator[object]]", *, seconds: float) -> float:
     """Pages a second of several at once."""
-    counts, began = [0] * len(ways), time.monotonic()
+    began = time.monotonic()
 
-    def run(number: int) -> None:
+    def run(pages: "Iterator[object]") -> int:
+        count = 0
         while time.monotonic() - began < seconds:
-            next(ways[number])
-            counts[number] += 1
+            next(pages)
+            count += 1
+        return count
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(ways))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.monotonic() - began)
+    with ThreadPoolExecutor(len(ways)) as pool:
+        return sum(pool.map(run, ways)) / (time.monotonic() - began)
 
 
 def _walk(client: Client, path: str) -> Iterator[object]:

@@ -220,10 +220,13 @@ def copy(
             stream.write_row(row)
 
 
-def rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Rows as the driver hands them over, bytes as bytes. Planned for these values, each time: a plan that PostgreSQL
-    makes for any word, any depth and any account takes a thousand times as long for some."""
-    return cursor(tx).execute(statement.encode(), values, prepare=False, binary=True).fetchall()
+def rows(
+    tx: Connection, statement: str, values: Mapping[str, Any], *, plan_once: bool = False
+) -> list[tuple[Any, ...]]:
+    """Rows as the driver hands them over, bytes as bytes. Unless told otherwise, planned for these values each time:
+    a plan for whatever word, depth or account may take a thousand times as long for some."""
+    prepare = None if plan_once else False
+    return cursor(tx).execute(statement.encode(), values, prepare=prepare, binary=True).fetchall()
 
 
 def cursor(tx: Connection, name: str = "") -> psycopg.Cursor[Any]:

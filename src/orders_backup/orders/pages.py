@@ -36,6 +36,12 @@ class _Question:
     goes_on: bool
     full: bool
     dated: bool
+    limit: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whoever asks from wherever, the best way to answer is the same."""
+        return self.given <= _SEEN.keys()
 
 
 def page(
@@ -93,7 +99,7 @@ def those(
         "order_ids": [one.order_id for one in places],
     }
     statement = _of_those(tx.dialect, full=full)
-    found = _orders(tx, codec, database.rows(tx, statement, values), full=full)
+    found = _orders(tx, codec, database.rows(tx, statement, values, plan_once=True), full=full)
     by_key = {(one.account_id, one.order_id): one for one in places}
     return found, by_key[found[-1].account_id, found[-1].id] if found else None
 
@@ -102,10 +108,10 @@ def _slice(
     tx: Connection, wanted: Filter, after: Position | None, *, limit: int, full: bool, dated: bool
 ) -> list[tuple[Any, ...]]:
     """The next orders that have the sorting time, or that lack it."""
-    question = _Question(queries.given(wanted), wanted.sort, after is not None, full, dated)
+    question = _Question(queries.given(wanted), wanted.sort, after is not None, full, dated, limit)
     place = dict(zip(_AFTER, (after.at, after.order_id, after.account_id), strict=True)) if after else {}
-    values = {**queries.parameters(wanted), **place, "limit": limit}
-    return database.rows(tx, _of_slice(tx.dialect, question), values)
+    values = {**queries.parameters(wanted), **place}
+    return database.rows(tx, _of_slice(tx.dialect, question), values, plan_once=question.is_plain)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -120,7 +126,7 @@ def _of_slice(dialect: Dialect, question: _Question) -> str:
         names = _AFTER if question.dated else _AFTER[1:]
         place = sa.tuple_(*(sa.bindparam(name, type_=one.type) for name, one in zip(names, key, strict=True)))
         walk = walk.where(sa.tuple_(*key) < place if is_falling else sa.tuple_(*key) > place)
-    limit = sa.bindparam("limit", type_=sa.Integer)
+    limit: sa.ColumnElement[int] = sa.literal_column(str(question.limit))  # known to whatever plan
     lateral = walk.order_by(*(_directed(one, is_falling) for one in key)).limit(limit).lateral("walk")
     merged = sa.select(lateral).select_from(seen.join(lateral, sa.true()))
     places = merged.order_by(*(_directed(one, is_falling) for one in lateral.c)).limit(limit).subquery("place")
