@@ -4,6 +4,7 @@ Every copy has an id, a moment, an account and the words of its own; the bytes, 
 of the order it was made from. Half of all orders are the seller's own; the others lie in many small accounts.
 """
 
+import os
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,8 +66,9 @@ class Crowd:
     orders: int
 
 
-def fill(scene: Scene, account_id: UUID, wanted: int) -> Crowd:
-    """Copies until there are as many orders as wanted. Indexes are made anew at the end, which is quicker."""
+def fill(scene: Scene, account_id: UUID) -> Crowd:
+    """Copies until there are as many orders as ARCHIVE_ORDERS says. Indexes are made at the end: quicker."""
+    wanted = int(os.environ.get("ARCHIVE_ORDERS", "1000000"))
     kept = scene.rows("SELECT count(*) AS n FROM orders")[0].n
     copies = max(0, -(-wanted // kept) - 1)
     about = {"account": account_id, "accounts": ACCOUNTS, "users_accounts": USERS_ACCOUNTS, "years": YEARS}
