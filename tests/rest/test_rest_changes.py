@@ -98,12 +98,11 @@ def test_the_feed_is_complete_under_many_writers(world: "World") -> None:
 
     def read(client: httpx.Client) -> list[str]:
         seen: list[str] = []
-        cursor = None
+        params: dict[str, str | int] = {"limit": 10, "wait": 5}
         while "end" not in seen:
-            more = {"cursor": cursor} if cursor else {}
-            answer = client.get("/changes", params={"limit": 10, "wait": 5, **more}).json()
+            answer = client.get("/changes", params=params).json()
             seen += [item["order_id"] for item in answer["items"]]
-            cursor = answer["next_cursor"]
+            params["cursor"] = answer["next_cursor"]
         return seen
 
     with ThreadPoolExecutor(7) as pool:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup.orders import archive, pages
-from orders_backup.orders.queries import Filter, Position
+from orders_backup.orders.queries import Filter, Position, Sort
 
 from .test_rest_orders import HOUR, START
 
@@ -152,7 +152,7 @@ def looked_at(tx: Connection) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("sort", ["-ordered_at", "ordered_at", "-updated_at", "updated_at"])
-def test_a_page_at_any_depth_looks_at_no_orders_but_its_own(world: "World", sort: str) -> None:
+def test_a_page_at_any_depth_looks_at_no_orders_but_its_own(world: "World", sort: Sort) -> None:
     """Of each account as many as the page could need; 20,000 lie around them."""
     for _ in range(3):
         account = world.account()
