@@ -38,7 +38,7 @@ OF_BARE = 0.5
 OF_PYDANTIC = 2.0
 DEEPER = 1.5
 SEARCH_RARE = 3.0
-AT_ONCE = 2
+AT_ONCE = 4
 """Connections that ask at the same time."""
 ROUNDS = 3
 SECONDS = 3.0
