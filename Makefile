@@ -61,6 +61,7 @@ planted: setup ## prove the campaign: each planted bug is put into a copy of the
 bench: setup ## the benchmarks; each prints JSON with a ratio
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.webhooks
+	$(BIN)/python -m bench.feed
 
 whale: setup ## one huge seller beside 300 small ones under an enforced limit; prints JSON; at most 12 minutes
 	$(BIN)/python -m bench.whale

@@ -1,7 +1,7 @@
 """A million orders exported, each format in a process of its own: orders a second against a bare loop that fetches and
 decompresses the same rows, and the most memory the process had.
 
-EXPORT_ORDERS says how many; the formats that decode each order get a fifth of them. `python -m bench.exports` makes an
+ARCHIVE_ORDERS says how many; the formats that decode each order get a fifth of them. `python -m bench.exports` makes an
 archive for it alone.
 """
 
@@ -10,9 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from uuid import UUID
 
-from bench import backfill
+from bench import backfill, filling
 from bench import scene as scenes
 from bench.figures import Bound, Outcome
 from bench.scene import Scene
@@ -29,35 +28,11 @@ ROUNDS = {"bare": 2, "jsonl": 2, "csv": 1, "parquet": 1}
 """The best of so many counts."""
 FORMATS = {"jsonl": jsonl.stream, "csv": csv_lines.stream, "parquet": parquet.stream}
 
-COPIES_AT_ONCE = 5
-"""No statement lasts longer than the service allows."""
-SWELL = """
-    WITH own AS (SELECT * FROM orders WHERE account_id = '{account}' AND strpos(order_id, '+') = 0)
-    INSERT INTO orders (account_id, order_id, version, versions, sha256, read_at, status, ordered_at, updated_at, total,
-                        currency, line_item_ids, order_data)
-    SELECT account_id, order_id || '+' || copy, version, versions, sha256, read_at, status, ordered_at, updated_at,
-           total, currency, '{{}}', '{{}}' FROM own, generate_series({first}, {last}) copy
-"""
-SWELL_VERSIONS = """
-    WITH own AS (SELECT * FROM order_versions WHERE account_id = '{account}' AND strpos(order_id, '+') = 0)
-    INSERT INTO order_versions (account_id, order_id, version, read_at, size, sha256, dictionary_id, body)
-    SELECT account_id, order_id || '+' || copy, version, read_at, size, sha256, dictionary_id, body
-    FROM own, generate_series({first}, {last}) copy
-"""
 
-
-def measure(scene: Scene, account_id: UUID) -> Outcome:
-    """Copies of the seller's orders under ids of their own, until there are enough, then each loop."""
-    wanted = int(os.environ.get("EXPORT_ORDERS", "1000000"))
-    kept = scene.rows("SELECT count(*) AS n FROM orders")[0].n
-    copies = max(0, -(-wanted // kept) - 1)
-    for first in range(1, copies + 1, COPIES_AT_ONCE):
-        span = {"first": first, "last": min(first + COPIES_AT_ONCE - 1, copies)}
-        for statement in (SWELL, SWELL_VERSIONS):
-            scene.execute(statement.format(account=account_id, **span))
-    scene.execute("VACUUM (ANALYZE) orders, order_versions")
+def measure(scene: Scene, orders: int) -> Outcome:
+    """Each loop over the whole archive, which has so many orders."""
     url = scene.runtime.settings.database_url
-    found = {name: [_run(name, url, wanted) for _ in range(rounds)] for name, rounds in ROUNDS.items()}
+    found = {name: [_run(name, url, orders) for _ in range(rounds)] for name, rounds in ROUNDS.items()}
     best = {name: min(runs, key=lambda run: run["seconds"]) for name, runs in found.items()}
     rate = {name: run["orders"] / run["seconds"] for name, run in best.items()}
     bounds = {
@@ -119,7 +94,7 @@ def main() -> int:
         return 0
     with scenes.built(int(os.environ.get("BENCH_ORDERS", "10000"))) as scene:
         account_id, _ = backfill.measure(scene)
-        outcome = measure(scene, account_id)
+        outcome = measure(scene, filling.fill(scene, account_id).orders)
     print(outcome.line(), flush=True)
     return 0 if outcome.ok else 1
 

@@ -1,14 +1,14 @@
-"""`python -m bench.run`: the benches of orders (webhooks and the whale have their own), one line of JSON each.
+"""`python -m bench.run`: the benches of orders (webhooks, feed and whale have their own), one line of JSON each.
 Exit code 1 where a bound is broken.
 
-BENCH_ORDERS says how many orders the seller has. The bounds on calls are for 10,000 and more: below that the handful
-of calls that do not grow with the orders weighs too much.
+BENCH_ORDERS says how many orders the seller has, ARCHIVE_ORDERS how many there are for exports and pages. The bounds on
+calls are for 10,000 and more: below that the handful of calls that do not grow with the orders weighs too much.
 """
 
 import os
 import sys
 
-from bench import backfill, changes, exports, simulator, storage
+from bench import backfill, changes, exports, filling, pages, simulator, storage
 from bench import scene as scenes
 from bench.figures import Outcome
 
@@ -23,7 +23,9 @@ def main() -> int:
         broken += _told(outcome)
         broken += _told(storage.measure(scene))
         broken += _told(changes.measure(scene, account_id))
-        broken += _told(exports.measure(scene, account_id))
+        crowd = filling.fill(scene, account_id)
+        broken += _told(exports.measure(scene, crowd.orders))
+        broken += sum(_told(outcome) for outcome in pages.measure(scene, crowd, rounds=100, sorts=["-ordered_at"]))
     return 1 if broken else 0
 
 

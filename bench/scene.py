@@ -166,4 +166,5 @@ def _settings(data_dir: Path, postgres: Server, broker: Server, simulator: Serve
         rate_limit_orders=UNLIMITED,
         rate_limit_events=UNLIMITED,
         rate_limit_auth=UNLIMITED,
+        rate_limit_api=UNLIMITED,
     )

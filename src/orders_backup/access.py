@@ -192,21 +192,34 @@ def id_of(key: str) -> str:
 def spend(tx: Connection, key_id: str, *, quota: int) -> Allowance:
     """Counts one request of a key that may ask `quota` times a minute (GCRA). Raises TooManyRequestsError.
 
-    Losing the last of these counts in a crash harms nobody, so no request waits for the disk.
+    Losing the last of these counts in a crash harms nobody, so no request waits for the disk: the statement itself
+    says so to PostgreSQL.
     """
-    tx.execute(sa.text("SET LOCAL synchronous_commit = off"))
-    now, one = sa.func.clock_timestamp(), timedelta(minutes=1) / quota
-    until = sa.func.greatest(sa.func.coalesce(api_keys.c.spent_until, now), now) + one
-    ahead = sa.func.extract("epoch", api_keys.c.spent_until - now)
-    spent = sa.update(api_keys).values(spent_until=until)
-    spent = spent.where(api_keys.c.id == key_id, until <= now + timedelta(minutes=1))
-    seconds = tx.execute(spent.returning(ahead)).scalar_one_or_none()
-    if seconds is None:
-        over = float(tx.execute(sa.select(ahead).where(api_keys.c.id == key_id)).scalar_one()) - 60
+    one = timedelta(minutes=1) / quota
+    spent = tx.execute(_SPENT, {"key_id": key_id, "one": one}).one_or_none()
+    if spent is None:
+        over = float(tx.execute(_AHEAD, {"key_id": key_id}).scalar_one()) - 60
         wait = max(1, math.ceil(over + one.total_seconds()))
         raise TooManyRequestsError(f"This key may ask {quota} times a minute; ask again in {wait} s.", wait)
-    left = max(float(seconds), 0.0)
+    left = max(float(spent.ahead), 0.0)
     return Allowance(quota, int((60 - left) * quota / 60 + 1e-6), math.ceil(left))
+
+
+_ID = api_keys.c.id == sa.bindparam("key_id")
+_NOW = sa.func.clock_timestamp()
+_UNTIL = sa.func.greatest(sa.func.coalesce(api_keys.c.spent_until, _NOW), _NOW) + sa.bindparam("one", type_=sa.Interval)
+_AHEAD = sa.select(sa.func.extract("epoch", api_keys.c.spent_until - _NOW)).where(_ID)
+_SPENT = (
+    sa.update(api_keys)
+    .values(spent_until=_UNTIL)
+    .where(_ID, _NOW + timedelta(minutes=1) >= _UNTIL)
+    .returning(
+        sa.func.extract("epoch", api_keys.c.spent_until - _NOW).label("ahead"),
+        sa.func.set_config("synchronous_commit", "off", True),
+    )
+)
+_KNOWN = sa.select(api_keys).where(_ID)
+"""Written once, because every request needs them."""
 
 
 def authenticate(tx: Connection, presented: str, *, now: datetime) -> Caller:
@@ -217,7 +230,7 @@ def authenticate(tx: Connection, presented: str, *, now: datetime) -> Caller:
     match = _KEY.fullmatch(presented)
     if match is None or not hmac.compare_digest(_checksum(match[1]), match[4]):
         raise NotAuthenticatedError("This is not an API key: it is incomplete or mistyped. Copy it again, whole.")
-    row = tx.execute(sa.select(api_keys).where(api_keys.c.id == match[2])).one_or_none()
+    row = tx.execute(_KNOWN, {"key_id": match[2]}).one_or_none()
     known = _NOBODY if row is None else row.secret_sha256
     is_right = hmac.compare_digest(hashlib.sha256(match[3].encode()).digest(), known)
     if row is None or not is_right:

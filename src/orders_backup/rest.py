@@ -87,7 +87,7 @@ def caller(
     key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
 ) -> Caller:
-    """Who asks, allowed to; every route under `/api/v1` depends on this. In a transaction of its own.
+    """Who asks, allowed to; every route under `/api/v1` depends on this. Each of its statements stands by itself.
 
     Raises NotAuthenticatedError, TooManyRequestsError, MissingScopeError, and InvalidRequestError for query
     parameters the route does not know: a mistyped filter would otherwise quietly widen the answer.
@@ -96,7 +96,7 @@ def caller(
     if not presented:
         raise NotAuthenticatedError("Send an API key in the header X-API-Key or as Authorization: Bearer.")
     held = runtime(request)
-    with database.transaction(held.db) as tx:
+    with database.statements(held.db) as tx:
         found = access.authenticate(tx, presented, now=datetime.now(UTC))
         request.state.key_id = found.key_id
         request.state.allowance = access.Allowance(held.settings.rate_limit_api, 0, 60)

@@ -12,7 +12,8 @@ from tests.hostile.corpus import BROKEN, MEGABYTE, NO_ORDERS, ORDERS
 from tests.shop import Shop
 
 from orders_backup import db as database
-from orders_backup.orders import history, queries
+from orders_backup.orders import history
+from orders_backup.orders import pages as lists
 from orders_backup.orders.queries import Filter
 from orders_backup.rest import answer
 from orders_backup.sync import set_aside
@@ -180,7 +181,7 @@ def pages(shop: Shop) -> Iterator[bytes]:
     while True:
         with database.snapshot(shop.runtime.db) as tx:
             wanted = Filter(account_id=shop.account_id)
-            items, after = queries.page(tx, shop.runtime.codec, wanted, after=after, limit=40, full=True)
+            items, after = lists.page(tx, shop.runtime.codec, wanted, after=after, limit=40, full=True)
         yield answer({"items": items}).body  # type: ignore[misc]
         if after is None:
             return

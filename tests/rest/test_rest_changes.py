@@ -2,10 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -77,26 +79,39 @@ def test_an_older_transaction_with_a_higher_number_hides_no_younger_one(world: "
 
 
 def test_the_feed_is_complete_under_many_writers(world: "World") -> None:
+    """Four writers, some of whose transactions stay open while others pass them or end in a rollback; three readers."""
     account = world.account()
+    kept: list[str] = []
 
     def write(writer: int) -> None:
         for number in range(25):
-            with database.transaction(world.runtime.db) as tx:
-                for part in range(3):
-                    change(tx, account, f"{writer}-{number}-{part}")
+            names = [f"{writer}-{number}-{part}" for part in range(4)]
+            with world.runtime.db.connect() as tx:
+                for part, name in enumerate(names):
+                    change(tx, account, name)
+                    time.sleep((number % 5 == writer) * part * 0.02)
+                if number % 7 == writer:
+                    tx.rollback()
+                else:
+                    tx.commit()
+                    kept.extend(names)
 
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(5)]
-    for writer in writers:
-        writer.start()
-    seen: list[str] = []
-    cursor = None
-    while any(writer.is_alive() for writer in writers):
-        found, cursor = follow(world, cursor, limit=10)
-        seen += found
-    for writer in writers:
-        writer.join()
-    seen += follow(world, cursor)[0]
-    assert sorted(seen) == sorted(f"{w}-{n}-{p}" for w in range(5) for n in range(25) for p in range(3))
+    def read(client: httpx.Client) -> list[str]:
+        seen: list[str] = []
+        params: dict[str, str | int] = {"limit": 10, "wait": 5}
+        while "end" not in seen:
+            answer = client.get("/changes", params=params).json()
+            seen += [item["order_id"] for item in answer["items"]]
+            params["cursor"] = answer["next_cursor"]
+        return seen
+
+    with ThreadPoolExecutor(7) as pool:
+        reading = [pool.submit(read, world.client(world.key("orders:read"))) for _ in range(3)]
+        list(pool.map(write, range(4)))
+        with database.transaction(world.runtime.db) as tx:
+            change(tx, account, "end")
+        seen = [one.result() for one in reading]
+    assert [sorted(one) for one in seen] == [sorted([*kept, "end"])] * 3
 
 
 def test_a_feed_can_follow_one_account_and_its_cursor_moves_past_the_others(world: "World") -> None:

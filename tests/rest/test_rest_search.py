@@ -1,16 +1,17 @@
 """Searching orders by words over REST: filters combine, pages are whole, users stay apart."""
 
 import json
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup.orders import archive, queries
-from orders_backup.orders.queries import Filter
+from orders_backup.orders import archive, pages
+from orders_backup.orders.queries import Filter, Position, Sort
 
 from .test_rest_orders import HOUR, START
 
@@ -103,11 +104,11 @@ def test_row_level_security_stands_behind_a_search(world: "World") -> None:
     world.read(foreign, order("theirs", "Nowak"))
     everything = Filter(q="nowak")
     with database.snapshot(world.runtime.db) as tx:
-        places, _ = queries.search(tx, everything, after=None, limit=10)
+        places, _ = pages.search(tx, everything, after=None, limit=10)
     assert [one.order_id for one in places] == ["theirs"]
     with database.snapshot(world.runtime.db) as tx:
         database.confine(tx, me)
-        assert queries.those(tx, world.runtime.codec, places, everything, full=True) == ([], None)
+        assert pages.those(tx, world.runtime.codec, places, everything, full=True) == ([], None)
 
 
 def test_a_question_that_is_none_is_refused(world: "World") -> None:
@@ -136,15 +137,40 @@ def test_the_index_of_words_serves_the_search(world: "World") -> None:
         SELECT :account, n::text, 1, 1, '', now(), '{}', CAST(format('''word%s''', n % 5000) AS tsvector)
           FROM generate_series(1, 50000) n""", account=account)  # fmt: skip
     world.execute("ANALYZE orders")
-    asked: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        asked.append((statement, values))
-
     with database.snapshot(world.runtime.db) as tx:
-        sa.event.listen(tx, "before_cursor_execute", note)
-        places, _ = queries.search(tx, Filter(q="word4711"), after=None, limit=100)
-        statement, values = asked[-1]
-        plan = "\n".join(row[0] for row in database.cursor(tx).execute(f"EXPLAIN {statement}", values).fetchall())
+        before = looked_at(tx)
+        places, _ = pages.search(tx, Filter(q="word4711"), after=None, limit=100)
+        after = looked_at(tx)
     assert len(places) == 10
-    assert "ix_orders_words" in plan
+    assert (after[0] - before[0], after[1] - before[1]) == (0, 10)
+
+
+def looked_at(tx: Connection) -> tuple[int, int]:
+    """How many orders this connection read so far: one after the other, and by an index."""
+    query = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'orders'"
+    return cast("tuple[int, int]", tuple(tx.exec_driver_sql(query).one()))
+
+
+@pytest.mark.parametrize("sort", ["-ordered_at", "ordered_at", "-updated_at", "updated_at"])
+def test_a_page_at_any_depth_looks_at_no_orders_but_its_own(world: "World", sort: Sort) -> None:
+    """Of each account as many as the page could need; 20,000 lie around them."""
+    for _ in range(3):
+        account = world.account()
+    world.execute("""
+        INSERT INTO orders (account_id, order_id, version, versions, sha256, read_at, line_item_ids,
+                            ordered_at, updated_at)
+        SELECT a.id, n::text, 1, 1, '', now(), '{}', moment, moment
+          FROM accounts a, generate_series(1, 20000) n,
+               LATERAL (SELECT timestamptz '2026-01-01' + n * interval '1 minute' AS moment) AS at""")
+    world.execute("ANALYZE orders")
+    for wanted, walks in ((Filter(account_id=account), 1), (Filter(seen_by=world.user), 3), (Filter(), 3)):
+        middle = Position(datetime(2026, 1, 8, tzinfo=UTC), "10080", account)
+        for after in (None, middle):
+            with database.snapshot(world.runtime.db) as tx:
+                asked = replace(wanted, sort=sort)
+                before = looked_at(tx)
+                found, _ = pages.page(tx, world.runtime.codec, asked, after=after, limit=20, full=True)
+                now = looked_at(tx)
+            assert len(found) == 20
+            assert now[0] == before[0]
+            assert now[1] - before[1] <= (walks + 1) * 21

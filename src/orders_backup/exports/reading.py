@@ -59,8 +59,8 @@ def sellers(tx: Connection, wanted: Filter) -> list[Seller]:
 def count(tx: Connection, wanted: Filter) -> int:
     """How many orders are wanted, as of now."""
     ids = [seller.account_id for seller in sellers(tx, wanted)]
-    query = sa.select(sa.func.count()).where(orders.c.account_id.in_(ids), *queries.conditions(wanted))
-    return int(tx.execute(query.select_from(orders)).scalar_one())
+    query = sa.select(sa.func.count()).where(orders.c.account_id.in_(ids), *queries.conditions(queries.given(wanted)))
+    return int(tx.execute(query.select_from(orders), queries.parameters(wanted)).scalar_one())
 
 
 def horizon(tx: Connection) -> int:
@@ -164,12 +164,13 @@ def _compiled(db: Engine, wanted: Filter, account_id: UUID) -> tuple[str, dict[s
     query = (
         sa.select(*_columns())
         .select_from(orders.outerjoin(order_versions, is_newest))
-        .where(orders.c.account_id == account_id, orders.c.order_id > after, *queries.conditions(wanted))
+        .where(orders.c.account_id == account_id, orders.c.order_id > after)
+        .where(*queries.conditions(queries.given(wanted)))
         .order_by(orders.c.order_id)
         .limit(sa.bindparam("most", type_=sa.Integer))
     )
     compiled = query.compile(db)
-    return str(compiled), dict(compiled.params)
+    return str(compiled), {**compiled.params, **queries.parameters(wanted)}
 
 
 def _columns() -> Sequence["sa.ColumnElement[object]"]:

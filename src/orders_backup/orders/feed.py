@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from orders_backup import db as database
 from orders_backup.codec import Codec
 from orders_backup.orders.shapes import Change, ChangeWithOrder, document
 
@@ -34,17 +35,15 @@ START = Position(0, 0)
 
 _HORIZON = sa.text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
 
-_CHANGES = sa.text(
-    """
-SELECT CAST(CAST(c.xid AS text) AS bigint) AS xid, c.seq, c.account_id, a.user_id, c.order_id, c.version, c.kinds,
-       c.cause, c.stored_at
+_CHANGES = """
+SELECT c.seq, c.account_id, a.user_id, c.order_id, c.version, c.kinds, c.cause, c.stored_at,
+       CAST(CAST(c.xid AS text) AS bigint)
 FROM order_changes c JOIN accounts a ON a.id = c.account_id
-WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid < CAST(CAST(:horizon AS text) AS xid8)
-  AND (CAST(:seen_by AS uuid) IS NULL OR a.user_id = :seen_by)
-  AND (CAST(:account_id AS uuid) IS NULL OR c.account_id = :account_id)
-ORDER BY c.xid, c.seq LIMIT :limit
+WHERE (c.xid, c.seq) > (CAST(%(xid)s::text AS xid8), %(seq)s::bigint) AND c.xid < CAST(%(horizon)s::text AS xid8)
+  AND (%(seen_by)s::uuid IS NULL OR a.user_id = %(seen_by)s::uuid)
+  AND (%(account_id)s::uuid IS NULL OR c.account_id = %(account_id)s::uuid)
+ORDER BY c.xid, c.seq LIMIT %(limit)s::int
 """
-)
 
 
 def page(
@@ -64,12 +63,11 @@ def page(
         "account_id": account_id,
         "limit": limit + 1,
     }
-    rows = [dict(row) for row in tx.execute(_CHANGES, values).mappings()]
-    places = [Position(row.pop("xid"), row["seq"]) for row in rows]
-    changes = [Change(**row) for row in rows[:limit]]
+    rows = database.rows(tx, _CHANGES, values)
+    changes = [Change(*row[:-1]) for row in rows[:limit]]
+    reached = Position(rows[:limit][-1][-1], changes[-1].seq) if changes else after
     if len(rows) > limit:
-        return changes, places[limit - 1], True
-    reached = places[-1] if places else after
+        return changes, reached, True
     return changes, max(reached, Position(horizon, 0), key=lambda place: (place.xid, place.seq)), False
 
 

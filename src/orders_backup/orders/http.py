@@ -15,7 +15,7 @@ from orders_backup import drift, rest
 from orders_backup.access import Caller
 from orders_backup.accounts import queries as accounts
 from orders_backup.errors import InvalidRequestError
-from orders_backup.orders import feed, history, queries, shapes
+from orders_backup.orders import feed, history, pages, queries, shapes
 from orders_backup.orders.queries import Filter
 
 router = rest.router("", "orders")
@@ -36,7 +36,7 @@ LOOK_AGAIN_AFTER = 0.5
 """Seconds between two looks into the feed for somebody who waits."""
 
 
-def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists them
+async def _filter(  # noqa: PLR0917 - one parameter per filter, as the contract lists them
     caller: Reader,
     user_id: uuid.UUID | None = None,
     account_id: uuid.UUID | None = None,
@@ -90,15 +90,15 @@ def list_orders(
     runtime = rest.runtime(request)
     if wanted.q is not None:
         with database.snapshot(runtime.db) as tx:
-            places, has_more = queries.search(tx, wanted, after=after, limit=limit)
+            places, has_more = pages.search(tx, wanted, after=after, limit=limit)
     with rest.reading(request) as tx:
-        if wanted.account_id is not None:
-            accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
         if wanted.q is not None:
-            items, last = queries.those(tx, runtime.codec, places, wanted, full=fields == "full")
+            items, last = pages.those(tx, runtime.codec, places, wanted, full=fields == "full")
             more = last if has_more else None
         else:
-            items, more = queries.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
+            items, more = pages.page(tx, runtime.codec, wanted, after=after, limit=limit, full=fields == "full")
+        if not items and wanted.account_id is not None:
+            accounts.require(tx, wanted.account_id, seen_by=caller.user_id)
     return rest.page(items, rest.cursor(request, more, query=wanted) if more else None)
 
 
