@@ -5,9 +5,11 @@ archive went on without it.
 """
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 
 import structlog
 
@@ -94,7 +96,13 @@ def _file(run: Run, key: str, sources: list[Source]) -> Part:
                 run.alive()
                 yield chunk
 
-    made = shelf.put(run.store, key, content(), counted={"": sum(part.records for _, part in sources)})
+    with tempfile.TemporaryFile() as file:  # the bucket cannot be read while it is written to
+        for chunk in shelf.compressed(content()):
+            file.write(chunk)
+        file.seek(0)
+        packed = iter(partial(file.read, shelf.CHUNK_BYTES), b"")
+        counted = {"": sum(part.records for _, part in sources)}
+        made = shelf.put_packed(run.store, key, packed, counted=counted)
     again = hashlib.sha256()
     for chunk in shelf.lines(run.store, key, made):
         again.update(chunk)

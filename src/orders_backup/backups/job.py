@@ -122,7 +122,8 @@ def _lines(run: Run, new: _New, *, below: int, most: int) -> Iterator[bytes]:
         while has_more and sum(new.counts.values()) < most:
             with database.snapshot(run.runtime.db) as tx:
                 after = new.position.get(stream.name)
-                page = reading.page(tx, run.runtime.codec, run.account_id, stream, after, below=below)
+                room = min(most - sum(new.counts.values()), reading.PAGE_ROWS)
+                page = reading.page(tx, run.runtime.codec, run.account_id, stream, after, below=below, most=room)
             new.position[stream.name], has_more = page.position, page.has_more
             new.counts.update(page.kinds)
             run.alive()

@@ -1,7 +1,7 @@
 """Records of an archive as the writers of the orders want them: put back as they were, or told as late readings."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
@@ -14,44 +14,48 @@ from orders_backup.orders import archive, changes, extras, restoring
 
 Batch = Sequence[tuple[Record, bytes]]
 CAUSE = "restore"
+Kind = TypeVar("Kind", bound=Record)
 
 
 def put_back(tx: Connection, codec: Codec, account_id: UUID, batch: Batch) -> None:
     """Into an account that has nothing but what came back before: everything as it was."""
-    restoring.versions(
-        tx, codec, account_id, [_version(r, body) for r, body in batch if isinstance(r, records.Version)]
-    )
-    restoring.told(tx, account_id, [_change(r) for r, _ in batch if isinstance(r, records.Change)])
-    restoring.events(tx, codec, account_id, [_event(r, body) for r, body in batch if isinstance(r, records.Event)])
-    restoring.extras(tx, codec, account_id, [_extra(r, body) for r, body in batch if isinstance(r, records.Extra)])
-    restoring.unreadable(
-        tx, account_id, [_unreadable(r, body) for r, body in batch if isinstance(r, records.Unreadable)]
-    )
-    restoring.states(tx, account_id, [_state(r) for r, _ in batch if isinstance(r, records.State)])
+    placed = iter(restoring.versions(tx, codec, account_id, [_version(*one) for one in _of(batch, records.Version)]))
+    feed = [
+        next(placed) if isinstance(record, records.Version) else _change(record)
+        for record, _ in batch
+        if isinstance(record, records.Version | records.Change)
+    ]
+    restoring.told(tx, account_id, [one for one in feed if one is not None])
+    restoring.events(tx, codec, account_id, [_event(*one) for one in _of(batch, records.Event)])
+    restoring.extras(tx, codec, account_id, [_extra(*one) for one in _of(batch, records.Extra)])
+    restoring.unreadable(tx, account_id, [_unreadable(*one) for one in _of(batch, records.Unreadable)])
+    restoring.states(tx, account_id, [_state(one) for one, _ in _of(batch, records.State)])
 
 
 def add(tx: Connection, codec: Codec, account_id: UUID, batch: Batch) -> int:
     """Into an account that has orders: what it lacks, as readings that come late. Nothing newer is overwritten, nothing
     is stored twice, and nobody is told. How many versions were missing."""
-    readings = [
-        changes.read(r.read_at, body) for r, body in batch if isinstance(r, records.Version | records.Unreadable)
-    ]
+    readings = [changes.read(record.read_at, body) for record, body in _of(batch, records.Version)]
     recorded = archive.record(tx, codec, account_id, readings, cause=CAUSE)
     events = [
-        JournalEvent(r.event_id, r.event_type, r.occurred_at, r.order_id, [], body)
-        for r, body in batch
-        if isinstance(r, records.Event)
+        JournalEvent(record.event_id, record.event_type, record.occurred_at, record.order_id, [], body)
+        for record, body in _of(batch, records.Event)
     ]
     archive.record_events(tx, codec, account_id, events)
-    restoring.mark(tx, account_id, [_state(r) for r, _ in batch if isinstance(r, records.State)])
     documents = [
-        extras.document(r.kind, r.document_id, r.order_id, r.read_at, body, found=r.found)
-        for r, body in batch
-        if isinstance(r, records.Extra)
+        extras.document(one.kind, one.document_id, one.order_id, one.read_at, body, found=one.found)
+        for one, body in _of(batch, records.Extra)
     ]
     extras.record(tx, codec, account_id, documents)
+    unreadable = [_unreadable(*one) for one in _of(batch, records.Unreadable)]
+    restoring.unreadable(tx, account_id, unreadable, is_empty=False)
+    restoring.mark(tx, account_id, [_state(one) for one, _ in _of(batch, records.State)])
     restoring.untold(tx, account_id)
     return recorded.inserted + recorded.updated
+
+
+def _of(batch: Batch, kind: type[Kind]) -> list[tuple[Kind, bytes]]:
+    return [(record, body) for record, body in batch if isinstance(record, kind)]
 
 
 def _change(record: records.Version | records.Change) -> restoring.Change:

@@ -63,14 +63,23 @@ def horizon(tx: Connection) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def page(tx: Connection, codec: Codec, account_id: UUID, stream: Stream, after: Position | None, *, below: int) -> Page:
+def page(
+    tx: Connection,
+    codec: Codec,
+    account_id: UUID,
+    stream: Stream,
+    after: Position | None,
+    *,
+    below: int,
+    most: int = PAGE_ROWS,
+) -> Page:
     """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself."""
     place = after or [0, *stream.start]
-    values = {"account": account_id, "below": str(below), "most": PAGE_ROWS + 1, "xid": str(place[0])}
+    values = {"account": account_id, "below": str(below), "most": most + 1, "xid": str(place[0])}
     values |= {f"key{number}": value for number, value in enumerate(place[1:])}
     rows, is_cut = _rows(tx, _statement(stream), values)
-    has_more = is_cut or len(rows) > PAGE_ROWS
-    rows = rows[:PAGE_ROWS]
+    has_more = is_cut or len(rows) > most
+    rows = rows[:most]
     found = [stream.lines(tx, codec, row) for row in rows]
     last = rows[-1] if rows else None
     reached = [max(below, place[0]), *stream.start]

@@ -63,11 +63,16 @@ def number(step_key: str) -> int:
 def put(store: Store, key: str, found: Iterator[bytes], *, counted: dict[str, int]) -> Part:
     """Stores a file of records and reads it back; nothing counts before that. `counted`: how many records there are,
     once `found` is at its end. Raises StorageUnavailableError, and what `found` raises."""
+    return put_packed(store, key, compressed(found), counted=counted)
+
+
+def put_packed(store: Store, key: str, packed: Iterator[bytes], *, counted: dict[str, int]) -> Part:
+    """The same where the file is made already. Nothing may be asked of the bucket while it is taken from `packed`."""
     digest, size = hashlib.sha256(), 0
 
     def measured() -> Iterator[bytes]:
         nonlocal size
-        for chunk in compressed(found):
+        for chunk in packed:
             digest.update(chunk)
             size += len(chunk)
             yield chunk

@@ -78,16 +78,17 @@ def holds_orders(tx: Connection, account_id: UUID) -> bool:
     return tx.execute(query).one_or_none() is not None
 
 
-def versions(tx: Connection, codec: Codec, account_id: UUID, found: Sequence[Version]) -> None:
-    """Stores versions under their numbers. One that is here already is left out; where another has its number, as
-    after a restore of an older database, it gets the next."""
+def versions(tx: Connection, codec: Codec, account_id: UUID, found: Sequence[Version]) -> list[Change | None]:
+    """Stores versions under their numbers, and says for each what the feed has to tell. One that is here already is
+    left out (None); where another has its number, as after a restore of an older database, it gets the next."""
     try:
         with tx.begin_nested():
             _copy_versions(tx, codec, account_id, found)
     except psycopg.errors.UniqueViolation:
-        found = _renumbered(tx, account_id, found)
-        _copy_versions(tx, codec, account_id, found)
-    told(tx, account_id, [one.change for one in found])
+        placed = _renumbered(tx, account_id, found)
+        _copy_versions(tx, codec, account_id, [one for one in placed if one is not None])
+        return [None if one is None else one.change for one in placed]
+    return [one.change for one in found]
 
 
 def told(tx: Connection, account_id: UUID, found: Sequence[Change]) -> None:
@@ -154,10 +155,14 @@ def mark(tx: Connection, account_id: UUID, found: Iterable[dict[str, Any]]) -> N
         tx.execute(statement, rows)
 
 
-def unreadable(tx: Connection, account_id: UUID, found: Sequence[dict[str, Any]]) -> None:
-    """Bytes that name no order: columns of the table. The last of the same bytes holds."""
+def unreadable(tx: Connection, account_id: UUID, found: Sequence[dict[str, Any]], *, is_empty: bool = True) -> None:
+    """Bytes that name no order: columns of the table. The last of the same bytes holds; where the account is not
+    empty, what it has stays."""
     for one in found:
         statement = insert(unreadable_orders).values(account_id=account_id, xid=sa.text("'1'::xid8"), **one)
+        if not is_empty:
+            tx.execute(statement.on_conflict_do_nothing())
+            continue
         changed = {name: value for name, value in one.items() if name not in {"sha256", "read_at", "body"}}
         tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "sha256"], set_=changed))
 
@@ -271,7 +276,7 @@ def _copy_versions(tx: Connection, codec: Codec, account_id: UUID, found: Sequen
     db.copy(tx, order_versions, columns, rows, types=types)
 
 
-def _renumbered(tx: Connection, account_id: UUID, found: Sequence[Version]) -> list[Version]:
+def _renumbered(tx: Connection, account_id: UUID, found: Sequence[Version]) -> list[Version | None]:
     table = order_versions.c
     query = sa.select(table.order_id, table.version, table.sha256, table.read_at).where(
         table.account_id == account_id, table.order_id.in_({one.change.order_id for one in found})
@@ -281,10 +286,11 @@ def _renumbered(tx: Connection, account_id: UUID, found: Sequence[Version]) -> l
     for order_id, version, sha256, read_at in tx.execute(query):
         numbers[order_id].add(version)
         known.add((order_id, sha256, read_at))
-    placed = []
+    placed: list[Version | None] = []
     for one in found:
         order_id, version = one.change.order_id, one.change.version
         if (order_id, one.sha256, one.read_at) in known:
+            placed.append(None)
             continue
         number = version if version not in numbers[order_id] else max(numbers[order_id]) + 1
         numbers[order_id].add(number)
