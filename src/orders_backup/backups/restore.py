@@ -5,8 +5,10 @@ after a crash goes on there; what was given twice is there once.
 """
 
 import hashlib
+import queue
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -25,6 +27,7 @@ from orders_backup.runtime import Runtime
 from orders_backup.store import Store
 
 BATCH_RECORDS = 1000
+AT_ONCE = 2
 BATCH_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger()
@@ -53,7 +56,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """An account's archive, proven to be a chain."""
 
     runtime: Runtime
@@ -69,8 +72,8 @@ class _Source:
 def restore(runtime: Runtime, account_id: UUID, *, into_existing: bool = False) -> Iterator[Progress]:
     """Brings an account back, or goes on with it. `into_existing`: it may have orders here; then it gets those versions
     that it lacks. Raises NotFoundError, ConflictError, BackupDamagedError, StorageUnavailableError."""
-    source = _Source(runtime, store_of(runtime), account_id, shelf.chain(store_of(runtime), account_id))
-    if not source.links:
+    found = source(runtime, account_id)
+    if not found.links:
         raise NotFoundError(f"There is no archive of account {account_id} in the bucket.")
     with database.transaction(runtime.db) as tx:
         is_known, mark = returning.is_known(tx, account_id), progress.get(tx, account_id)
@@ -78,21 +81,22 @@ def restore(runtime: Runtime, account_id: UUID, *, into_existing: bool = False) 
     goes_on = mark is not None and mark.phase != "finished" and is_known
     if has_orders and not goes_on and not into_existing:
         raise ConflictError(f"Account {account_id} has orders here; say --into-existing to add what it lacks.")
-    yield from _proven(source)
+    yield from _proven(found)
     if has_orders and not goes_on:
-        yield from _merged(source)
+        yield from _merged(found)
         return
-    mark = mark if goes_on and mark is not None else _begun(source)
+    mark = mark if goes_on and mark is not None else _begun(found)
     if mark.phase == "bytes":
-        yield from _bytes(source, mark)
+        yield from _bytes(found, mark)
     if mark.phase in {"bytes", "heads"}:
-        yield from _heads(source, mark.last_order_id or "")
-    yield _logged_in(source)
+        yield from _heads(found, mark.last_order_id or "")
+    yield _logged_in(found)
 
 
 def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Iterator[Progress]:
-    """Every account of the bucket, one after the other; one that came back before and is here is left as it is. Raises
-    what `restore` raises, before anything is written where an account has orders here."""
+    """Every account of the bucket, two at a time: while one waits for PostgreSQL the other unpacks. One that came back
+    before and is here is left as it is. Raises what `restore` raises: before anything is written where an account has
+    orders here, and after all others are done where an archive is damaged."""
     store = store_of(runtime)
     wanted = []
     for account_id in shelf.accounts(store):
@@ -102,8 +106,21 @@ def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Iterator[Pr
             raise ConflictError(f"Account {account_id} has orders here; say --into-existing to add what it lacks.")
         if into_existing or mark is None or mark.phase != "finished":
             wanted.append(account_id)
-    for account_id in wanted:
-        yield from restore(runtime, account_id, into_existing=into_existing)
+    told: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+
+    def one(account_id: UUID) -> None:
+        try:
+            for progress_ in restore(runtime, account_id, into_existing=into_existing):
+                told.put(progress_)
+        finally:
+            told.put(None)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ended = [pool.submit(one, account_id) for account_id in wanted]
+        for _ in wanted:
+            yield from iter(told.get, None)
+    for future in ended:
+        future.result()
 
 
 def store_of(runtime: Runtime) -> Store:
@@ -113,7 +130,19 @@ def store_of(runtime: Runtime) -> Store:
     return runtime.store
 
 
-def _begun(source: _Source) -> Mark:
+def source(runtime: Runtime, account_id: UUID) -> Source:
+    """An account's archive. Raises BackupDamagedError, StorageUnavailableError."""
+    store = store_of(runtime)
+    return Source(runtime, store, account_id, shelf.chain(store, account_id))
+
+
+def records_of(source: Source) -> Iterator[tuple[Record, bytes]]:
+    """Every record with its document. Raises BackupDamagedError where one is not what was stored."""
+    for _, _, batch in _batches(source, after=None):
+        yield from batch
+
+
+def _begun(source: Source) -> Mark:
     account = source.links[-1].manifest.account
     told = {name: getattr(account, name) for name in account.__struct_fields__}
     with database.transaction(source.runtime.db) as tx:
@@ -121,7 +150,7 @@ def _begun(source: _Source) -> Mark:
         return progress.begin(tx, source.account_id)
 
 
-def _proven(source: _Source) -> Iterator[Progress]:
+def _proven(source: Source) -> Iterator[Progress]:
     """Every file is what it was when it was stored."""
     began, done = time.monotonic(), 0
     of = sum(len(one.manifest.parts) for one in source.links)
@@ -133,7 +162,7 @@ def _proven(source: _Source) -> Iterator[Progress]:
             yield Progress(source.account_id, "proof", done, of, time.monotonic() - began)
 
 
-def _bytes(source: _Source, mark: Mark) -> Iterator[Progress]:
+def _bytes(source: Source, mark: Mark) -> Iterator[Progress]:
     runtime, account_id = source.runtime, source.account_id
     began, of, versions, done = time.monotonic(), source.count(), mark.versions, 0
     for name, end, batch in _batches(source, after=mark):
@@ -148,7 +177,7 @@ def _bytes(source: _Source, mark: Mark) -> Iterator[Progress]:
         progress.note(tx, account_id, phase="heads", last_order_id="")
 
 
-def _heads(source: _Source, after: str) -> Iterator[Progress]:
+def _heads(source: Source, after: str) -> Iterator[Progress]:
     runtime, account_id = source.runtime, source.account_id
     began, of, done = time.monotonic(), source.count("version"), 0
     last: str | None = after
@@ -163,7 +192,7 @@ def _heads(source: _Source, after: str) -> Iterator[Progress]:
         yield Progress(account_id, "heads", done, of, time.monotonic() - began)
 
 
-def _logged_in(source: _Source) -> Progress:
+def _logged_in(source: Source) -> Progress:
     """The archive goes on after its last step, then the account does."""
     runtime, account_id = source.runtime, source.account_id
     with database.transaction(runtime.db) as tx:
@@ -177,7 +206,7 @@ def _logged_in(source: _Source) -> Progress:
     return Progress(account_id, "finished", total, total, 0, status=status)
 
 
-def _merged(source: _Source) -> Iterator[Progress]:
+def _merged(source: Source) -> Iterator[Progress]:
     runtime, account_id = source.runtime, source.account_id
     began, of, done, added = time.monotonic(), source.count(), 0, 0
     for _, _, batch in _batches(source, after=None):
@@ -190,7 +219,7 @@ def _merged(source: _Source) -> Iterator[Progress]:
     yield Progress(account_id, "finished", of, of, time.monotonic() - began, added=added)
 
 
-def _batches(source: _Source, *, after: Mark | None) -> Iterator[tuple[str, int, Batch]]:
+def _batches(source: Source, *, after: Mark | None) -> Iterator[tuple[str, int, Batch]]:
     """The records to come, with the file they are in and how many of it are done then."""
     parts = [(link, part) for link in source.links for part in link.manifest.parts]
     names = [part.name for _, part in parts]

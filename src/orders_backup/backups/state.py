@@ -87,6 +87,11 @@ def get(tx: Connection, account_id: UUID) -> Archive | None:
     return None if row is None else Archive(**row)
 
 
+def known(tx: Connection) -> list[UUID]:
+    """The accounts of which an archive was begun."""
+    return list(tx.execute(sa.select(archives.c.account_id).where(archives.c.number > 0)).scalars())
+
+
 def account(tx: Connection, account_id: UUID) -> tuple[Account, str]:
     """The account as a manifest tells of it, and the mark by which a change of it shows."""
     columns = [accounts.c[name] for name in Account.__struct_fields__]
