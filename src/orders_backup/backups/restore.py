@@ -169,6 +169,7 @@ def _bytes(source: Source, mark: Mark) -> Iterator[Progress]:
         runtime.codec.prepare(runtime.db, [body for record, body in batch if isinstance(record, records.Version)])
         versions += sum(isinstance(record, records.Version) for record, _ in batch)
         with database.transaction(runtime.db) as tx:
+            restoring.in_bulk(tx)
             merging.put_back(tx, runtime.codec, account_id, batch)
             progress.note(tx, account_id, source=name, records=end, versions=versions)
         done += len(batch)
@@ -183,6 +184,7 @@ def _heads(source: Source, after: str) -> Iterator[Progress]:
     last: str | None = after
     while last is not None:
         with database.transaction(runtime.db) as tx:
+            restoring.in_bulk(tx)
             made, reached = restoring.make_heads(tx, runtime.codec, account_id, after=last)
             if reached is None:
                 restoring.tidy(tx, account_id)

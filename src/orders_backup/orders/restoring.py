@@ -78,6 +78,13 @@ def holds_orders(tx: Connection, account_id: UUID) -> bool:
     return tx.execute(query).one_or_none() is not None
 
 
+def in_bulk(tx: Connection) -> None:
+    """First statement of a transaction of which many come: what a crash of PostgreSQL would lose of the last of them is
+    lost together with the note of how far it got, and the indexes of words take more at once."""
+    tx.execute(sa.text("SET LOCAL synchronous_commit = off"))
+    tx.execute(sa.text("SET LOCAL gin_pending_list_limit = '64MB'"))
+
+
 def versions(tx: Connection, codec: Codec, account_id: UUID, found: Sequence[Version]) -> list[Change | None]:
     """Stores versions under their numbers, and says for each what the feed has to tell. One that is here already is
     left out (None); where another has its number, as after a restore of an older database, it gets the next."""
