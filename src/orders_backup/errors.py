@@ -141,6 +141,14 @@ class BackupDamagedError(OrdersBackupError):
     title = "A backup is damaged"
 
 
+class BackupFailedError(OrdersBackupError):
+    """A backup of the database was not made, or not restored: PostgreSQL's own program says why."""
+
+    code = "backup_failed"
+    status = 500
+    title = "A backup failed"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 

@@ -1,5 +1,6 @@
 """A shop whose archive goes into a bucket, other installations that know nothing of it, and verbs for both."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from tests.conftest import _temporary_database
 from tests.shop import Shop, level, make_shop, online, shop, world
 from tests.storage import Bucket, bucket
 
@@ -53,6 +55,15 @@ def keep(runtime: Runtime, **how: Any) -> None:
 def over(runtime: Runtime) -> None:
     """The day of what is in the bucket is over: those steps were made a day earlier each time."""
     execute(runtime.db, "UPDATE archives SET made_at = made_at - make_interval(days => 1000 - number::int)")
+
+
+def given_settings(runtime: Runtime) -> tuple[str, dict[str, str]]:
+    """The settings of an installation for another process: what may be seen, and its environment."""
+    wanted = ("database_url", "data_dir", "s3_bucket", "s3_endpoint_url", "aws_access_key_id")
+    secrets = ("encryption_keys", "aws_secret_access_key")
+    config = runtime.settings
+    told = {name: str(getattr(config, name)) for name in wanted}
+    return json.dumps(told), {name.upper(): getattr(config, name).get_secret_value() for name in secrets}
 
 
 def execute(db: Engine, statement: str, **values: object) -> list[Any]:
@@ -127,6 +138,24 @@ def make_installation(
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def make_empty(postgres_url: str, online: Runtime, tmp_path: Path) -> Iterator[Callable[..., Runtime]]:
+    """An installation whose database has no tables."""
+    made: list[Runtime] = []
+    with _temporary_database(postgres_url) as (_, url):
+
+        def make(**changed: Any) -> Runtime:
+            chosen = {"database_url": url, "data_dir": tmp_path / "empty", **changed}
+            made.append(
+                runtimes.build(online.settings.model_copy(update=chosen), transport=online.allegro.http._transport)
+            )
+            return made[-1]
+
+        yield make
+        for one in made:
+            one.close()
 
 
 def brought_back(runtime: Runtime, account_id: UUID, **how: Any) -> Progress:

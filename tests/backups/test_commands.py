@@ -55,7 +55,7 @@ Run = Callable[..., Answer]
 
 def test_archives_are_listed_with_what_is_in_them(few: Shop, run: Run) -> None:
     keep(few.runtime)
-    [told] = json.loads(run(few.runtime, "list", "--json").out)
+    [told] = json.loads(run(few.runtime, "list", "--json").out)["archives"]
     assert (told["account_id"], told["versions"], told["last_step"]) == (str(few.account_id), 12, 1)
     assert str(few.account_id) in run(few.runtime, "list").out
 
@@ -78,7 +78,7 @@ def test_an_emptied_bucket_is_noticed(few: Shop, run: Run, bucket: Bucket) -> No
     stores.delete(mine, stores.names(mine, "archive/"))
     answer = run(few.runtime, "verify", "--json")
     assert answer.code == 1
-    assert [one["account_id"] for one in json.loads(answer.out)] == [str(few.account_id)]
+    assert [one["id"] for one in json.loads(answer.out)] == [str(few.account_id)]
 
 
 def test_everything_is_brought_back_by_one_command_and_noted(
@@ -103,3 +103,20 @@ def test_everything_is_brought_back_by_one_command_and_noted(
 )
 def test_a_restore_wants_one_account_or_all(few: Shop, run: Run, words: list[str]) -> None:
     assert run(few.runtime, *words).code == 1
+
+
+def test_the_database_is_backed_up_listed_verified_and_restored(
+    few: Shop, run: Run, make_empty: Callable[..., Runtime], bucket: Bucket
+) -> None:
+    first = json.loads(run(few.runtime, "create", "--json").out)
+    assert run(few.runtime, "create", "--keep-daily", "1").code == 0
+    [second] = json.loads(run(few.runtime, "list", "--json").out)["databases"]
+    assert second["id"] != first["id"]
+    assert len([file for file in bucket.files() if "database" in file.parts]) == 2
+    assert run(few.runtime, "verify").code == 0
+    other = make_empty()
+    answer = run(other, "restore-database")
+    assert (answer.code, answer.out.split()[0]) == (0, second["id"])
+    assert execute(other.db, "SELECT count(*) FROM orders") == [(12,)]
+    assert "not empty" in run(other, "restore-database", "--backup-id", second["id"]).err
+    assert run(other, "restore-database", "--backup-id", "20200101T000000Z-00000000").code == 1

@@ -1,6 +1,5 @@
 """What comes back from the archive: everything, once, told to nobody, with its login; nothing where it is damaged."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backups.conftest import bodies, brought_back, everything, execute, keep, read, stored
+from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, read, stored
 from tests.hostile import corpus
 from tests.shop import Shop
 from tests.storage import Bucket
@@ -245,13 +244,8 @@ def test_of_an_older_database_the_archive_gets_the_newer_versions_back_under_oth
 def test_a_killed_restore_goes_on_where_it_was(busy: Shop, make_installation: Make, phase: str) -> None:
     keep(busy.runtime, step_records=20)
     other = make_installation()
-    wanted = ("database_url", "data_dir", "s3_bucket", "s3_endpoint_url", "aws_access_key_id")
-    config = {name: str(getattr(other.settings, name)) for name in wanted}
-    secrets = {
-        "ENCRYPTION_KEYS": other.settings.encryption_keys.get_secret_value(),
-        "AWS_SECRET_ACCESS_KEY": other.settings.aws_secret_access_key.get_secret_value(),
-    }
-    command = [sys.executable, "-m", "tests.backups.killed", json.dumps(config), str(busy.account_id), phase]
+    config, secrets = given_settings(other)
+    command = [sys.executable, "-m", "tests.backups.killed", config, str(busy.account_id), phase]
     ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **secrets}, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert execute(other.db, "SELECT phase FROM restores") == [(phase,)]

@@ -1,8 +1,4 @@
-"""A day that is over: its steps once more in few files, and the steps' files removed when those are proven.
-
-The step's manifest that begins a day stays: a database that was restored from an older dump finds by it that the
-archive went on without it.
-"""
+"""A day that is over: its steps once more in few files, and the steps removed when those are proven."""
 
 import hashlib
 import tempfile
@@ -36,8 +32,7 @@ def close(run: Run) -> None:
     if row.number == row.days_to or row.made_at is None or row.made_at.astimezone(UTC).date() >= now.date():
         return
     links = _steps(run, row.days_to + 1, row.number, row.head)
-    name = f"{row.made_at.astimezone(UTC):%Y-%m-%d}"
-    key = shelf.day(run.account_id, name)
+    key = shelf.day(run.account_id, links[0].manifest.first)
     sources = [(one, part) for one in links for part in one.manifest.parts]
     parts = [
         _file(run, shelf.part(key, run.lease.generation, number), some)
@@ -52,7 +47,7 @@ def close(run: Run) -> None:
         account=links[-1].manifest.account,
         counts=dict(sum((Counter(one.manifest.counts) for one in links), Counter())),
         parts=parts,
-        day=name,
+        day=f"{row.made_at.astimezone(UTC):%Y-%m-%d}",
         last_step=links[-1].sha256,
     )
     content = manifests.encoded(manifest)
@@ -113,14 +108,9 @@ def _file(run: Run, key: str, sources: list[Source]) -> Part:
 
 
 def _remove(run: Run, manifest: Manifest) -> None:
-    """What the day's files hold, too, but for the first manifest. A bucket that lets nothing be removed keeps it."""
+    """What the day's files hold, too. A bucket that lets nothing be removed keeps it."""
     folder = shelf.step(run.account_id, 0).rpartition("/")[0] + "/"
-    keys = [
-        key
-        for key in stores.names(run.store, folder)
-        if (not key.endswith(".json") and shelf.number(key) <= manifest.last)
-        or (key.endswith(".json") and manifest.first < shelf.number(key) <= manifest.last)
-    ]
+    keys = [key for key in stores.names(run.store, folder) if shelf.number(key) <= manifest.last]
     try:
         stores.delete(run.store, keys)
     except StorageUnavailableError as error:

@@ -5,7 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from orders_backup import db as database
-from orders_backup.backups import manifests, restore, shelf, state
+from orders_backup.backups import dumps, manifests, restore, shelf, state
+from orders_backup.backups.records import Version
 from orders_backup.errors import BackupDamagedError
 from orders_backup.runtime import Runtime
 
@@ -28,11 +29,11 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An archive that was read from beginning to end. `problem` None: it is whole."""
+    """What was read from beginning to end: the archive of an account, or a backup of the database (`id`), with how many
+    versions. `problem` None: it is whole."""
 
-    account_id: UUID
+    id: str
     versions: int
-    records: int
     problem: str | None
 
 
@@ -73,8 +74,23 @@ def verify(runtime: Runtime, account_id: UUID | None = None) -> list[Verified]:
     return [_verified(runtime, one) for one in sorted({*ids, *known})]
 
 
+def verify_dumps(runtime: Runtime) -> list[Verified]:
+    """Every backup of the database, opened and compared. Raises StorageUnavailableError."""
+    return [_verified_dump(runtime, one) for one in dumps.ids(runtime)]
+
+
+def _verified_dump(runtime: Runtime, backup_id: str) -> Verified:
+    try:
+        dump = dumps.get(runtime, backup_id)
+        for _ in dumps.read(runtime, dump):
+            pass
+    except BackupDamagedError as error:
+        return Verified(backup_id, 0, str(error))
+    return Verified(backup_id, sum(versions for _, versions in dump.counts.values()), None)
+
+
 def _verified(runtime: Runtime, account_id: UUID) -> Verified:
-    records, versions = 0, 0
+    versions = 0
     try:
         with database.transaction(runtime.db) as tx:
             row = state.get(tx, account_id)
@@ -82,10 +98,9 @@ def _verified(runtime: Runtime, account_id: UUID) -> Verified:
         if row is not None and row.head is not None:
             manifests.require_step(source.links, row.number, row.head)
         elif not source.links:
-            return Verified(account_id, 0, 0, "There is no archive of this account in the bucket.")
+            return Verified(str(account_id), 0, "There is no archive of this account in the bucket.")
         for record, _ in restore.records_of(source):
-            records += 1
-            versions += record.__struct_config__.tag == "version"
+            versions += isinstance(record, Version)
     except BackupDamagedError as error:
-        return Verified(account_id, versions, records, str(error))
-    return Verified(account_id, versions, records, None)
+        return Verified(str(account_id), versions, str(error))
+    return Verified(str(account_id), versions, None)

@@ -84,11 +84,9 @@ def finish_pending(run: Run) -> None:
 
 def caught_up(run: Run) -> Archive:
     """The row, at the end of the chain in the bucket: after a restore of an older database the bucket is further. The
-    step after ours is there then, or the file of our day: the first step's manifest of a day is never removed."""
+    step after ours is there then, or the day after ours."""
     row = run.row()
-    keys = [shelf.step(run.account_id, row.number + 1)]
-    if row.made_at is not None and row.number > row.days_to:
-        keys.append(shelf.day(run.account_id, f"{row.made_at:%Y-%m-%d}"))
+    keys = [shelf.step(run.account_id, row.number + 1), shelf.day(run.account_id, row.days_to + 1)]
     if all(stores.get(run.store, key) is None for key in keys):
         return row
     links = shelf.chain(run.store, run.account_id)

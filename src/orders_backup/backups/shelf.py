@@ -25,9 +25,9 @@ def step(account_id: UUID, number: int) -> str:
     return f"{ROOT}{account_id}/steps/{number:010}.json"
 
 
-def day(account_id: UUID, name: str) -> str:
-    """The key of a day's manifest."""
-    return f"{ROOT}{account_id}/days/{name}.json"
+def day(account_id: UUID, first: int) -> str:
+    """The key of the manifest of a day, by its first step: a clock that was set back makes no day twice."""
+    return f"{ROOT}{account_id}/days/{first:010}.json"
 
 
 def part(manifest_key: str, generation: int, number: int = 1) -> str:

@@ -118,12 +118,23 @@ def advance(tx: Connection, lease: due.Lease, values: dict[str, Any]) -> None:
     tx.execute(sa.update(archives).values(**told, **cleared).where(*_is(lease)))
 
 
+def renumber(tx: Connection) -> None:
+    """After all rows were moved before transaction 3: those that the archives hold are of 1, the others of 2."""
+    begun = archives.c.cursor_xid > sa.text("'0'::xid8")
+    values = {"position": _after_restored(), "cursor_xid": sa.text("'2'::xid8")}
+    tx.execute(sa.update(archives).values(position={}).where(~begun))
+    tx.execute(sa.update(archives).values(values).where(begun))
+
+
+def _after_restored() -> dict[str, Position]:
+    return {stream.name: [2, *stream.start] for stream in STREAMS}
+
+
 def put_back(tx: Connection, account_id: UUID, values: dict[str, Any]) -> None:
     """The row of an account that was just brought back: everything here is in the archive. Rows of a restore are of
     transaction 1, so whatever comes is above."""
     mark = account(tx, account_id)[1]
-    position = {stream.name: [2, *stream.start] for stream in STREAMS}
-    row = {"account_id": account_id, "position": position, "account_mark": mark, **values}
+    row = {"account_id": account_id, "position": _after_restored(), "account_mark": mark, **values}
     tx.execute(sa.delete(archives).where(archives.c.account_id == account_id))
     tx.execute(sa.insert(archives).values(**row, cursor_xid=sa.text("'2'::xid8")))
 
