@@ -22,8 +22,8 @@ from allegro_simulator.world import World
 from orders_backup import db as database
 from orders_backup import local, vault
 from orders_backup import runtime as runtimes
-from orders_backup.backups import job, restore, shelf, state
-from orders_backup.local import processes
+from orders_backup.backups import dumps, job, restore, shelf, state
+from orders_backup.local import postgres, processes
 from orders_backup.orders import archive, changes
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
@@ -80,6 +80,8 @@ def _measured(here: Runtime, there: Runtime, versions: int) -> Outcome:
     bodies = [world.body(form) for form in world.orders(seller.id)]
     for number, account_id in enumerate(ids):
         _fill(here, account_id, bodies, of_one, number)
+    alone = _seconds(lambda: _dump_alone(here.settings.database_url))
+    sealed = _seconds(lambda: dumps.create(here, postgres.find(), now=datetime.now(UTC)))
     writing = _seconds(lambda: _write(here, ids))
     store = restore.store_of(here)
     links = [link for account_id in ids for link in shelf.chain(store, account_id)]
@@ -99,6 +101,8 @@ def _measured(here: Runtime, there: Runtime, versions: int) -> Outcome:
         "megabytes_more_to_restore": Bound(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - memory, 300),
     }
     figures = {
+        "seconds_of_pg_dump_alone": alone,
+        "sealed_backup_to_pg_dump_alone": sealed / alone,
         "versions_a_second_written": versions / writing,
         "versions_a_second_restored": versions / (one + rest),
         "accounts": len(ids),
@@ -133,6 +137,12 @@ def _write(runtime: Runtime, ids: list[UUID]) -> None:
         state.wake(tx)
     for account_id in ids:
         job.work(runtime, account_id, slice_seconds=3600)
+
+
+def _dump_alone(url: str) -> None:
+    """As plain as pg_dump can be asked, to nowhere."""
+    command = [str(postgres.find() / "pg_dump"), "--format=custom", "--compress=0", "--file=/dev/null"]
+    subprocess.run(command, env=dumps.environment(url), check=True)
 
 
 def _seconds(work: "object") -> float:
