@@ -27,6 +27,7 @@ from tests.storage import Bucket
 
 from orders_backup import db as database
 from orders_backup import store as stores
+from orders_backup import worker
 from orders_backup.backups import job, manifests, reading, restore, shelf, state
 from orders_backup.backups import run as runs
 from orders_backup.backups.manifests import Link
@@ -139,12 +140,13 @@ def test_an_account_of_which_nothing_is_new_has_nothing_to_do(few: Shop) -> None
     assert due(few.runtime) == 0
 
 
-def test_what_is_new_is_due_within_five_minutes_and_not_before_three_since_the_last_step(few: Shop) -> None:
+def test_what_is_new_is_due_within_five_minutes_and_not_at_once_after_a_step(few: Shop) -> None:
     keep(few.runtime)
     read(few, order(1))
     assert due(few.runtime) == 1
     [(wait,)] = execute(few.runtime.db, "SELECT extract(epoch FROM due_at - made_at) FROM archives")
-    assert wait == state.EVERY_SECONDS <= 240
+    assert wait == state.EVERY_SECONDS == 150
+    assert runs.LEASE.total_seconds() + worker.LOOK_SECONDS + wait < 300
 
 
 @pytest.mark.parametrize("table", ["order_events", "order_extra_versions", "unreadable_orders", "orders"])

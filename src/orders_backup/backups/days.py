@@ -97,7 +97,7 @@ def _file(run: Run, key: str, sources: list[Source]) -> Part:
         file.seek(0)
         packed = iter(partial(file.read, shelf.CHUNK_BYTES), b"")
         counted = {"": sum(part.records for _, part in sources)}
-        made = shelf.put_packed(run.store, key, packed, counted=counted)
+        made = shelf.put_packed(run.store, key, packed, counted=counted, alive=run.alive)
     again = hashlib.sha256()
     for chunk in shelf.lines(run.store, key, made):
         again.update(chunk)

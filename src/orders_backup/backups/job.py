@@ -52,7 +52,7 @@ def work(
     """Stores what is new of an account if its archive is due. `sign` is called with the time by the monotonic clock
     every few seconds."""
     with database.transaction(runtime.db) as tx:
-        lease = due.claim(tx, archives, {"account_id": account_id}, lease=runtime.settings.lease)
+        lease = due.claim(tx, archives, {"account_id": account_id}, lease=runs.LEASE)
     if lease is None:
         return
     if runtime.store is None:
@@ -91,7 +91,7 @@ def _step(run: Run, most: int) -> bool:
     parts = []
     if first:
         file = shelf.part(key, run.lease.generation)
-        parts = [shelf.put(run.store, file, _chained(first, lines), counted=new.counts)]
+        parts = [shelf.put(run.store, file, _chained(first, lines), counted=new.counts, alive=run.alive)]
     manifest = Manifest(
         account_id=run.account_id,
         first=row.number + 1,
@@ -144,7 +144,7 @@ def _cursor(new: _New) -> int:
 def _note(run: Run, new: _New) -> None:
     """Nothing was new; the look into the indexes is not to find the same again."""
     with database.transaction(run.runtime.db) as tx:
-        due.fence(tx, run.lease, extend=run.runtime.settings.lease)
+        due.fence(tx, run.lease, extend=runs.LEASE)
         state.advance(tx, run.lease, {"position": new.position, "cursor_xid": _cursor(new)})
 
 

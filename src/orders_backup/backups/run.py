@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from orders_backup.errors import StoppingError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.store import Store
 
+LEASE = timedelta(minutes=2)
+"""Longer than that of other work: the last 16 MiB of an upload are on their way without a sign of life."""
 SIGN_OF_LIFE_EVERY = 3.0
 
 log = structlog.get_logger()
@@ -45,7 +48,7 @@ class Run:
         if time.monotonic() - self.seen_at < SIGN_OF_LIFE_EVERY:
             return
         with database.transaction(self.runtime.db) as tx:
-            due.fence(tx, self.lease, extend=self.runtime.settings.lease)
+            due.fence(tx, self.lease, extend=LEASE)
         self.seen_at = time.monotonic()
         self.sign(self.seen_at)
 
@@ -59,7 +62,7 @@ class Run:
 def put_manifest(run: Run, key: str, content: bytes, values: dict[str, Any]) -> None:
     """The manifest of files that are stored, and the row as far as it. Raises StorageUnavailableError."""
     with database.transaction(run.runtime.db) as tx:
-        due.fence(tx, run.lease, extend=run.runtime.settings.lease)
+        due.fence(tx, run.lease, extend=LEASE)
         state.intend(tx, run.lease, key=key, content=content, values=values)
     finish_pending(run)
 
@@ -74,7 +77,7 @@ def finish_pending(run: Run) -> None:
         there = stores.get(run.store, row.pending_key)
     is_ours = there is None or there == row.pending
     with database.transaction(run.runtime.db) as tx:
-        due.fence(tx, run.lease, extend=run.runtime.settings.lease)
+        due.fence(tx, run.lease, extend=LEASE)
         state.advance(tx, run.lease, row.pending_values if is_ours else {})
     if not is_ours:
         raise StorageUnavailableError(
@@ -91,7 +94,7 @@ def caught_up(run: Run) -> Archive:
         return row
     links = shelf.chain(run.store, run.account_id)
     with database.transaction(run.runtime.db) as tx:
-        due.fence(tx, run.lease, extend=run.runtime.settings.lease)
+        due.fence(tx, run.lease, extend=LEASE)
         state.advance(tx, run.lease, reached(links))
     log.error("archive_ahead_found", account_id=str(run.account_id), here=row.number, there=links[-1].manifest.last)
     return run.row()

@@ -1,7 +1,7 @@
 """Where an account's archive lies in the bucket: its files, its manifests, and the way to read them back whole."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import zstandard
@@ -60,13 +60,15 @@ def number(step_key: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def put(store: Store, key: str, found: Iterator[bytes], *, counted: dict[str, int]) -> Part:
+def put(store: Store, key: str, found: Iterator[bytes], *, counted: dict[str, int], alive: Callable[[], None]) -> Part:
     """Stores a file of records and reads it back; nothing counts before that. `counted`: how many records there are,
-    once `found` is at its end. Raises StorageUnavailableError, and what `found` raises."""
-    return put_packed(store, key, compressed(found), counted=counted)
+    once `found` is at its end; `alive` is called all the while. Raises StorageUnavailableError, and what both raise."""
+    return put_packed(store, key, compressed(found), counted=counted, alive=alive)
 
 
-def put_packed(store: Store, key: str, packed: Iterator[bytes], *, counted: dict[str, int]) -> Part:
+def put_packed(
+    store: Store, key: str, packed: Iterator[bytes], *, counted: dict[str, int], alive: Callable[[], None]
+) -> Part:
     """The same where the file is made already. Nothing may be asked of the bucket while it is taken from `packed`."""
     digest, size = hashlib.sha256(), 0
 
@@ -75,12 +77,13 @@ def put_packed(store: Store, key: str, packed: Iterator[bytes], *, counted: dict
         for chunk in packed:
             digest.update(chunk)
             size += len(chunk)
+            alive()
             yield chunk
 
     stores.put_stream(store, key, measured())
     made = Part(key.rpartition("/")[2], size, digest.hexdigest(), sum(counted.values()))
     for _ in content(store, key, made):
-        pass
+        alive()
     return made
 
 

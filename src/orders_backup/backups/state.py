@@ -15,8 +15,9 @@ from orders_backup.backups.manifests import Account
 from orders_backup.backups.reading import STREAMS, Position
 from orders_backup.tables import accounts, archives
 
-EVERY_SECONDS = 180
-"""The least time from step to step: with a look every 15 s and the work, what is new is safe within 5 minutes."""
+EVERY_SECONDS = 150
+"""The least time from step to step: with a look every 15 s and a lease of a dead worker, what is new is safe within 5
+minutes."""
 
 
 @dataclass(frozen=True, slots=True)
