@@ -146,7 +146,7 @@ def test_what_is_new_is_due_within_five_minutes_and_not_at_once_after_a_step(few
     assert due(few.runtime) == 1
     [(wait,)] = execute(few.runtime.db, "SELECT extract(epoch FROM due_at - made_at) FROM archives")
     assert wait == state.EVERY_SECONDS == 150
-    assert runs.LEASE.total_seconds() + worker.LOOK_SECONDS + wait < 300
+    assert runs.LEASE.total_seconds() + worker.LOOK_SECONDS + float(wait) < 300
 
 
 @pytest.mark.parametrize("table", ["order_events", "order_extra_versions", "unreadable_orders", "orders"])
