@@ -1,6 +1,6 @@
 # The only list of commands: people, hooks and CI use it. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check format kills api workers logins faults planted chaos bench whale lock clean
+.PHONY: help setup demo test coverage check format kills archives api workers logins faults planted chaos bench whale lock clean
 
 UV := .tools/bin/uv
 BIN := .venv/bin
@@ -32,6 +32,9 @@ format: setup ## format and mend what can be mended
 
 kills: setup ## the whole kill campaign: 20 kills each of worker, scheduler and PostgreSQL; SEED=… repeats one
 	KILLS=20 $(if $(SEED),KILL_SEED=$(SEED)) $(BIN)/pytest -q tests/faults/test_kills.py
+
+archives: setup ## 200 kills of a worker that writes an archive, and no manifest names a bad file; KILLS=… for another number
+	BACKUP_KILLS=$(or $(KILLS),200) $(BIN)/pytest -q tests/backups/test_kills.py --timeout 3600
 
 chaos: setup ## the campaign of all faults: FAULTS=300 in at most 45 minutes; SEED=… repeats one, BROKER=rabbitmq
 	FAULTS=$(or $(FAULTS),300) SEED=$(or $(SEED),1) CHAOS_BROKER=$(or $(BROKER),valkey) \

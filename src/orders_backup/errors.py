@@ -133,6 +133,22 @@ class StorageUnavailableError(OrdersBackupError):
     title = "Object storage unavailable"
 
 
+class BackupDamagedError(OrdersBackupError):
+    """A backup is not what was stored: a file is missing or changed, or its chain has a gap."""
+
+    code = "backup_damaged"
+    status = 500
+    title = "A backup is damaged"
+
+
+class BackupFailedError(OrdersBackupError):
+    """A backup of the database was not made, or not restored: PostgreSQL's own program says why."""
+
+    code = "backup_failed"
+    status = 500
+    title = "A backup failed"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 

@@ -94,6 +94,16 @@ def names(store: Store, prefix: str) -> list[str]:
     return sorted(path.removeprefix(store.prefix) for path in found)
 
 
+def folders(store: Store, prefix: str) -> list[str]:
+    """The names of the folders right in the folder `prefix`, which ends in a slash, sorted. Raises
+    StorageUnavailableError."""
+    try:
+        found = obstore.list_with_delimiter(store.bucket, store.prefix + prefix)["common_prefixes"]
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+
 # Much at once
 
 

@@ -37,6 +37,12 @@ class Xid8(sa.types.UserDefinedType[int]):
         return "xid8"
 
 
+def _followed(name: str = "xid") -> "sa.Column[Any]":
+    """The transaction that stored the row, so that the archive in object storage can follow the table without gaps;
+    1 for what came from a restore, or before the table was followed."""
+    return sa.Column(name, Xid8, nullable=False, server_default=sa.func.pg_current_xact_id())
+
+
 def _account(*, primary_key: bool = False, checked: bool = True) -> "sa.Column[uuid.UUID]":
     """`checked=False` on the tables of millions of rows: accounts are never deleted, and a foreign key costs
     a look-up for every row stored."""
@@ -367,17 +373,24 @@ orders = sa.Table(
     sa.Column("projection_lossy", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("order_data", pg.JSONB),
     sa.Column("words", pg.TSVECTOR, nullable=False, server_default=""),
+    sa.Column("state_xid", Xid8),
     sa.Index("ix_orders_account_id_ordered_at", "account_id", "ordered_at", "order_id"),
     sa.Index("ix_orders_account_id_updated_at", "account_id", "updated_at", "order_id"),
     sa.Index("ix_orders_buyer_login", "account_id", "buyer_login"),
     sa.Index("ix_orders_line_item_ids", "line_item_ids", postgresql_using="gin"),
     sa.Index("ix_orders_words", "words", postgresql_using="gin"),
+    sa.Index(
+        "ix_orders_account_id_state_xid",
+        *("account_id", "state_xid", "order_id"),
+        postgresql_where=sa.text("state_xid IS NOT NULL"),
+    ),
 )
 """The head of every order. `version` and `sha256` name the newest of its `versions`; `read_at` is when the newest
 reading's request was sent, changed or not; `order_data` is a projection for queries, rebuilt from the archive at will;
 `projection_lossy` where JSONB could not hold it as it came. `words`: by which it is found, of every version and of what
 belongs to it. `gone_at`: Allegro answered 404 since then;
-`line_item_ids` link it to the form that took its place, because they survive a merge (Allegro's FAQ)."""
+`line_item_ids` link it to the form that took its place, because they survive a merge (Allegro's FAQ). `state_xid`: the
+transaction that set or took back `gone_at` or `superseded_by` last."""
 
 order_versions = sa.Table(
     "order_versions",
@@ -408,6 +421,8 @@ unreadable_orders = sa.Table(
     sa.Column("readings", sa.Integer, nullable=False, server_default="1"),
     sa.Column("last_error", sa.Text),
     *_acknowledged(),
+    _followed(),
+    sa.Index("ix_unreadable_orders_account_id_xid", "account_id", "xid", "sha256"),
 )
 """Bytes that arrived as an order and name no order id; kept as they came, uncompressed, each once. `read_at`: first;
 `last_read_at`: last, where they came again, `readings` times in all. sync/set_aside.py writes the rest, and takes a
@@ -444,7 +459,9 @@ order_events = sa.Table(
     sa.Column("processed_at", Instant),
     sa.Column("dictionary_id", sa.SmallInteger),
     sa.Column("event_data", sa.LargeBinary, nullable=False),
+    _followed(),
     sa.Index("ix_order_events_account_id_order_id", "account_id", "order_id"),
+    sa.Index("ix_order_events_account_id_xid", "account_id", "xid", "event_id"),
 )
 """Allegro's journal as it came, each event once; `event_data` is zstd of its bytes.
 `processed_at`: a reading of its order requested after the event was seen has been stored."""
@@ -490,6 +507,8 @@ order_extra_versions = sa.Table(
     sa.Column("sha256", sa.LargeBinary, nullable=False),
     sa.Column("dictionary_id", sa.SmallInteger),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    _followed(),
+    sa.Index("ix_order_extra_versions_account_id_xid", *("account_id", "xid", "kind", "document_id", "version")),
 )
 """Every version of such a document, byte for byte, as in order_versions."""
 
@@ -635,6 +654,63 @@ exports = sa.Table(
 )
 """An export in the background. `user_id`: whose key asked, so whose orders go out; NULL: an unbound key. `horizon`: the
 change feed up to this transaction is in it. `parts`: finished files with counts, SHA-256, and where they ended."""
+
+# What lies in object storage: backups/state.py writes archives, backups/progress.py restores, and
+# orders/restoring.py restored_states
+
+archives = sa.Table(
+    "archives",
+    metadata,
+    _account(primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("head", sa.Text),
+    sa.Column("position", pg.JSONB, nullable=False, server_default="{}"),
+    sa.Column("cursor_xid", Xid8, nullable=False, server_default=sa.text("'0'::xid8")),
+    sa.Column("account_mark", sa.Text),
+    sa.Column("made_at", Instant),
+    sa.Column("versions", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("days_to", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("days_head", sa.Text),
+    sa.Column("pending_key", sa.Text),
+    sa.Column("pending", sa.LargeBinary),
+    sa.Column("pending_values", pg.JSONB),
+    *_claimable(),
+    sa.CheckConstraint("days_to <= number", name="days_to"),
+    sa.CheckConstraint("(pending IS NULL) = (pending_key IS NULL)", name="pending"),
+    _due_index("archives"),
+)
+"""How far an account's archive in object storage is. `number`, `head`: the newest step and the SHA-256 of its
+manifest; `position`: per stream the last row in it, `cursor_xid`: below which transaction all of them are;
+`account_mark`: of the account as it stands in the newest step; `made_at`: when that was made; `versions`: in all steps.
+`days_to`, `days_head`: the last step that lies in the file of a day, and the SHA-256 of that day's manifest. `pending`:
+a manifest that is being put under `pending_key`, and `pending_values` of this row once it is there; whoever finds it
+puts it again."""
+
+restores = sa.Table(
+    "restores",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("source", sa.Text),
+    sa.Column("records", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("versions", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_order_id", AllegroId),
+    sa.Column("phase", sa.Text, nullable=False, server_default="bytes"),
+    _now("started_at"),
+    sa.Column("finished_at", Instant),
+    sa.CheckConstraint("phase IN ('bytes','heads','login','finished')", name="phase"),
+)
+"""How far an account is that is brought back from its archive: `records` of the file `source` are here, then heads up
+to `last_order_id`, then its login. `versions`: brought back so far."""
+
+restored_states = sa.Table(
+    "restored_states",
+    metadata,
+    _account(primary_key=True, checked=False),
+    sa.Column("order_id", AllegroId, primary_key=True),
+    sa.Column("gone_at", Instant),
+    sa.Column("superseded_by", AllegroId),
+)
+"""What the archive says of orders whose heads are not made yet; gone when they are."""
 
 # What Allegro changes: drift.py writes it
 

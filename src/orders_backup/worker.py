@@ -32,6 +32,8 @@ from orders_backup import bell, canary, counters, due, liveness, log, metrics, r
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
+from orders_backup.backups import job as archiving
+from orders_backup.backups import state as archive_state
 from orders_backup.bell import QUEUE, celery_app
 from orders_backup.canary import Hearing
 from orders_backup.errors import BudgetExhaustedError, DatabaseUnavailableError, OrdersBackupError, SettingsError
@@ -41,7 +43,7 @@ from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, device_flows, exports, syncs, webhooks
+from orders_backup.tables import account_tokens, archives, device_flows, exports, syncs, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
 
@@ -50,6 +52,8 @@ AGAIN_SECONDS = 0.1
 """After a tick that rang: workers take work quickly, and no more of it is rung for than they have slots."""
 WAKE_SECONDS = 1.0
 """A resumed account goes on after so long."""
+LOOK_SECONDS = 15.0
+"""After so long the scheduler looks again whether accounts have something new for their archives."""
 TICK_WITHIN = 60.0
 """Seconds after which a tick does not end any more, and the scheduler does."""
 
@@ -59,6 +63,7 @@ TABLES = {
     "sync": syncs,
     "deliver": webhooks,
     "export": exports,
+    "archive": archives,
 }
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
@@ -101,6 +106,11 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
         work = partial(jobs.work, runtime, UUID(export_id), sign=hands.sign_of_life())
         _run(hands, "export", {"export_id": export_id}, work)
 
+    @task(name="archive", shared=False)
+    def archive(account_id: str) -> None:
+        work = partial(archiving.work, runtime, UUID(account_id), sign=hands.sign_of_life())
+        _run(hands, "archive", {"account_id": account_id}, work)
+
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged with
@@ -130,7 +140,7 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
         structlog.contextvars.clear_contextvars()
 
 
-def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
+def tick(runtime: Runtime, app: Celery, *, wake: bool, look: bool = False) -> int:
     """Rings for everything that is due, and says how much that was. Raises where the broker is away."""
     rung: list[tuple[str, due.Key]] = []
     with database.transaction(runtime.db) as tx:
@@ -138,6 +148,8 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool) -> int:
         if wake:
             state.wake(tx)
             outbox.wake(tx)
+        if look and runtime.store is not None:
+            archive_state.wake(tx)
         for task, table in TABLES.items():
             rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
     for place, (task, key) in enumerate(rung):
@@ -165,6 +177,8 @@ def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
         return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
     if table is webhooks:
         return outbox.ring(tx, slots=roster.slots(tx))
+    if table is archives:
+        return archive_state.ring(tx, slots=roster.slots(tx))
     if table is exports:
         return export_state.ring(tx)
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
@@ -179,7 +193,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
-    is_safe, pause, woken_at, ended_at = False, 0.0, -WAKE_SECONDS, time.monotonic()
+    is_safe, pause, woken_at, looked_at, ended_at = False, 0.0, -WAKE_SECONDS, -LOOK_SECONDS, time.monotonic()
 
     def verdict(now: float) -> str | None:
         return "stuck" if now - ended_at > TICK_WITHIN else None
@@ -187,13 +201,13 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
     liveness.start_looking(verdict, pulse=pulse, leave=liveness.leave_at_once)
     while not stopped.wait(pause):
         pause, began = TICK_SECONDS, time.monotonic()
-        wake = began - woken_at >= WAKE_SECONDS
+        wake, look = began - woken_at >= WAKE_SECONDS, began - looked_at >= LOOK_SECONDS
         try:
             is_safe = is_safe or refusal.check_broker(app)
             app.reach()
-            if tick(runtime, app, wake=wake):
+            if tick(runtime, app, wake=wake, look=look):
                 pause = AGAIN_SECONDS
-            woken_at = began if wake else woken_at
+            woken_at, looked_at = began if wake else woken_at, began if look else looked_at
         except (DatabaseUnavailableError, *bell.AWAY) as error:
             logger.warning("tick_failed", error=type(error).__name__)
         ended_at = time.monotonic()

@@ -210,8 +210,8 @@ BUGS = (
     Bug(
         "the feed is read by its numbers alone",
         "orders/feed.py",
-        "WHERE (c.xid, c.seq) > (CAST(CAST(:xid AS text) AS xid8), :seq) AND c.xid",
-        "WHERE c.seq > :seq AND CAST(:xid AS text) IS NOT NULL AND c.xid",
+        "WHERE (c.xid, c.seq) > (CAST(%(xid)s::text AS xid8), %(seq)s::bigint) AND c.xid",
+        "WHERE c.seq > %(seq)s::bigint AND %(xid)s::text IS NOT NULL AND c.xid",
     ),
     Bug(
         "invalid_grant is believed inside the grace",

@@ -55,6 +55,9 @@ ROWS = {
     "audit_log": "INSERT INTO audit_log (actor, user_id, act, target) VALUES (:mark, :user, 'x', '{}')",
     "schema_drift": "INSERT INTO schema_drift (path, kind, value, seen, example_account_id, example_order_id)"
     " VALUES ('p', 'new_field', '', 1, :account, :mark)",
+    "archives": "INSERT INTO archives (account_id, account_mark) VALUES (:account, :mark)",
+    "restores": "INSERT INTO restores (account_id, source) VALUES (:account, :mark)",
+    "restored_states": "INSERT INTO restored_states (account_id, order_id) VALUES (:account, :mark)",
     "request_budget": "INSERT INTO request_budget (key, full_at) VALUES (:mark, now())",
     "worker_slots": "INSERT INTO worker_slots (worker, slots) VALUES (:mark, 1)",
 }

@@ -55,6 +55,22 @@ def look(runtime: Runtime, account_id: UUID, *, everywhere: bool, spare: bool = 
     return Recovered(account_id, "level", row.generation, row.generation)
 
 
+def bring_back(runtime: Runtime, account_id: UUID) -> Recovered | None:
+    """The newest pair of the journal becomes that of an account that has none, because it came back from its archive;
+    None where there is none that opens, or the account was disconnected after it. Raises StorageUnavailableError."""
+    known = journal.entries(runtime, account_id, everywhere=True)
+    ended = max((one.generation for one in known if one.mark == FORGOTTEN), default=0)
+    for one in sorted(known, reverse=True):
+        pair = _readable(runtime, account_id, one, everywhere=True) if one.generation > ended else None
+        if pair is None:
+            continue
+        with database.transaction(runtime.db) as tx:
+            pairs.adopt(tx, account_id, one.generation, pair, now=database.clock(tx))
+        log.warning("token_adopted", account_id=str(account_id), generation=one.generation, before=0)
+        return Recovered(account_id, "adopted", 0, one.generation)
+    return None
+
+
 def recover(runtime: Runtime) -> Iterator[Recovered]:
     """Every account, one after the other, after a restore. Raises StorageUnavailableError."""
     with database.transaction(runtime.db) as tx:

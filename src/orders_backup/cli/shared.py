@@ -25,7 +25,7 @@ def opened(data_dir: Path | None) -> "Iterator[Runtime]":
     from orders_backup import local, runtime
 
     _log_to_stderr()
-    built = runtime.build(local.current_settings(data_dir), pool_size=1)
+    built = runtime.build(local.current_settings(data_dir), pool_size=2)
     try:
         yield built
     finally:

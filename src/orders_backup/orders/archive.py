@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -114,7 +115,10 @@ def gone(tx: Connection, account_id: UUID, order_id: str, *, line_item_ids: Sequ
     head = orders.c
     kept = tx.execute(
         sa.update(orders)
-        .values(gone_at=sa.func.coalesce(head.gone_at, now))
+        .values(
+            gone_at=sa.func.coalesce(head.gone_at, now),
+            state_xid=sa.case((head.gone_at.is_(None), sa.func.pg_current_xact_id()), else_=head.state_xid),
+        )
         .where(head.account_id == account_id, head.order_id == order_id)
         .returning(head.line_item_ids)
     ).scalar_one_or_none()
@@ -300,7 +304,7 @@ def _supersede(tx: Connection, account_id: UUID, order_id: str, successor: str) 
     head = orders.c
     version = tx.execute(
         sa.update(orders)
-        .values(superseded_by=successor)
+        .values(superseded_by=successor, state_xid=sa.func.pg_current_xact_id())
         .where(head.account_id == account_id, head.order_id == order_id, head.superseded_by.is_distinct_from(successor))
         .returning(head.version)
     ).scalar_one_or_none()
@@ -314,7 +318,11 @@ def _keep_unreadable(tx: Connection, account_id: UUID, found: Sequence[Unreadabl
     for one in found:
         row = {"account_id": account_id, "sha256": one.sha256, "read_at": one.sent_at, "body": one.body}
         statement = insert(unreadable_orders).values(**row, last_error=one.error)
-        again = {"readings": table.readings + 1, "last_read_at": sa.func.greatest(table.last_read_at, one.sent_at)}
+        again: dict[str, Any] = {
+            "readings": table.readings + 1,
+            "last_read_at": sa.func.greatest(table.last_read_at, one.sent_at),
+            "xid": sa.func.pg_current_xact_id(),
+        }
         tx.execute(statement.on_conflict_do_update(index_elements=["account_id", "sha256"], set_=again))
 
 

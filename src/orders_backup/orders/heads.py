@@ -32,6 +32,19 @@ class Row:
     replaced_seen_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """An order as its versions tell: the newest is `version` of `versions`; `stored_at`: when the first was stored."""
+
+    reading: Reading
+    version: int
+    versions: int
+    stored_at: datetime
+    words: str
+    gone_at: datetime | None
+    superseded_by: str | None
+
+
 def lock(tx: Connection, account_id: UUID) -> None:
     """One recorder an account at a time, until the end of the transaction: a head read is the head written."""
     tx.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:account, 0))"), {"account": str(account_id)})
@@ -52,9 +65,15 @@ _HEADS = """
                           WHERE o.account_id = %s AND o.order_id = asked.order_id OFFSET 0) AS head
 """
 
-_CONFIRM = """
+_STATE_XID = """state_xid = CASE
+               WHEN (o.gone_at IS NOT NULL OR o.superseded_by IS NOT NULL) AND (o.gone_at > {moment}) IS NOT TRUE
+               THEN pg_current_xact_id() ELSE o.state_xid END"""
+"""An order that is there again has changed its state."""
+
+_CONFIRM = f"""
     UPDATE orders AS o
        SET read_at = seen.sent_at,
+           {_STATE_XID.format(moment="seen.sent_at")},
            superseded_by = CASE WHEN o.gone_at > seen.sent_at THEN o.superseded_by END,
            gone_at = CASE WHEN o.gone_at > seen.sent_at THEN o.gone_at END
       FROM (SELECT head.place, asked.sent_at
@@ -77,6 +96,22 @@ def insert(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
         for row in rows
     ]
     _write_projected(tx, values, lambda some: db.copy(tx, orders, columns, some))
+
+
+def restore(tx: Connection, account_id: UUID, rows: Sequence[Restored]) -> None:
+    """Heads of orders whose versions are all here already."""
+    columns = ("account_id", "order_id", "version", "versions", "sha256", "read_at", "stored_at", "words")
+    states = ("gone_at", "superseded_by", "state_xid")
+    values = [
+        (
+            *(account_id, row.reading.facts.order_id, row.version, row.versions, row.reading.sha256),
+            *(row.reading.sent_at, row.stored_at, row.words, row.gone_at, row.superseded_by),
+            "1" if row.gone_at or row.superseded_by else None,
+            *_shown(row.reading),
+        )
+        for row in rows
+    ]
+    _write_projected(tx, values, lambda some: db.copy(tx, orders, (*columns, *states, *_SHOWN, *_PROJECTED), some))
 
 
 def update(tx: Connection, account_id: UUID, rows: Sequence[Row]) -> None:
@@ -166,6 +201,7 @@ _UPDATE_HEAD = f"""
        SET ({", ".join(("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))})
          = ({", ".join(f"n.{name}" for name in ("version", "versions", "sha256", "read_at", *_SHOWN, *_PROJECTED))}),
            words = {_WORDS},
+           {_STATE_XID.format(moment="n.read_at")},
            superseded_by = CASE WHEN o.gone_at > n.read_at THEN o.superseded_by END,
            gone_at = CASE WHEN o.gone_at > n.read_at THEN o.gone_at END
       FROM (SELECT %s::uuid AS account_id, %s::text AS order_id, %s::int AS version, %s::int AS versions,

@@ -49,6 +49,15 @@ def rebuild(db: Engine, codec: Codec, account_id: UUID | None) -> Iterator[int]:
             yield rebuilt
 
 
+def words_of_shipments(
+    tx: Connection, codec: Codec, account_id: UUID, order_ids: list[str]
+) -> Iterator[tuple[str, str]]:
+    """By which words the parcels of these orders are found."""
+    for row in tx.execute(_SHIPMENTS, {"account": account_id, "ids": order_ids}):
+        body = codec.decompress(tx, row.dictionary_id, row.body)
+        yield row.order_id, words.beside(wire.tracking_numbers(body))
+
+
 def _page(tx: Connection, codec: Codec, account_id: UUID, *, after: str) -> tuple[int, str | None]:
     """The next orders by id, rebuilt: how many, and the last of them; None: there are no more. Whoever writes the
     account's orders waits."""
@@ -62,8 +71,7 @@ def _page(tx: Connection, codec: Codec, account_id: UUID, *, after: str) -> tupl
             vectors[row.order_id].append(words.of(account_id, reading.facts))
             if row.is_newest:
                 newest[row.order_id] = reading
-    for row in tx.execute(_SHIPMENTS, {"account": account_id, "ids": list(newest)}):
-        body = codec.decompress(tx, row.dictionary_id, row.body)
-        vectors[row.order_id].append(words.beside(wire.tracking_numbers(body)))
+    for order_id, vector in words_of_shipments(tx, codec, account_id, list(newest)):
+        vectors[order_id].append(vector)
     heads.rebuild(tx, account_id, [(one, words.together(vectors[name])) for name, one in newest.items()])
     return len(newest), last

@@ -137,7 +137,7 @@ def acknowledge(tx: Connection, account_id: UUID, ids: Sequence[str] | None, *, 
     values = {"acknowledged_at": sa.func.clock_timestamp(), "acknowledged_reason": reason}
     orders, bytes_ = owed_orders.c, unreadable_orders.c
     debts = sa.update(owed_orders).values(values).where(*_aside(account_id), orders.acknowledged_at.is_(None))
-    rows = sa.update(unreadable_orders).values(values)
+    rows = sa.update(unreadable_orders).values(**values, xid=sa.func.pg_current_xact_id())
     rows = rows.where(bytes_.account_id == account_id, bytes_.acknowledged_at.is_(None))
     noted = tx.execute(debts.where(_named(orders.order_id, ids))).rowcount
     return noted + tx.execute(rows.where(_named(sa.func.encode(bytes_.sha256, "hex"), ids))).rowcount

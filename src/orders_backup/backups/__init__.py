@@ -1,0 +1,1 @@
+"""Copies of everything outside the database, and the way back from them."""

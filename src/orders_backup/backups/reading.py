@@ -1,0 +1,231 @@
+"""What is new of an account since its archive was written last: five tables, each followed without gaps.
+
+Rows are read in the order of (transaction, key) and only below a horizon under which every transaction has ended, as
+the change feed is (orders/feed.py); so nothing can appear before the position any more, and pages of different
+transactions of ours fit together.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from psycopg.rows import namedtuple_row
+from sqlalchemy.engine import Connection
+
+from orders_backup import db as database
+from orders_backup.backups import records
+from orders_backup.codec import Codec
+
+PAGE_ROWS = 2000
+PAGE_BYTES = 8 * 1024 * 1024
+"""A page ends after so many compressed bytes: a few documents may be very large."""
+FETCHED_AT_ONCE = 200
+
+Position = list[Any]
+"""The last row that was read: its transaction and its key."""
+
+_BESIDE = [
+    "order.superseded",
+    *(f"order.{kind}_changed" for kind in ("shipments", "invoices", "returns", "refunds")),
+]
+"""Kinds of changes that store no version of the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One table to follow, as `t` in its query. `key`: its order within a transaction, as SQL with its type and the
+    name in a row; `start`: before the first."""
+
+    name: str
+    key: tuple[tuple[str, str, str], ...]
+    start: tuple[Any, ...]
+    query: str
+    lines: Callable[[Connection, Codec, Any], bytes]
+    transaction: str = "t.xid"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records as they stand in the file, and where to go on. `has_more`: there are more below the horizon."""
+
+    lines: list[bytes]
+    position: Position
+    has_more: bool
+    kinds: Mapping[str, int]
+
+
+def horizon(tx: Connection) -> int:
+    """Below this transaction everything has ended."""
+    query = sa.text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
+    return int(tx.execute(query).scalar_one())
+
+
+def page(
+    tx: Connection,
+    codec: Codec,
+    account_id: UUID,
+    stream: Stream,
+    after: Position | None,
+    *,
+    below: int,
+    most: int = PAGE_ROWS,
+) -> Page:
+    """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself."""
+    place = after or [0, *stream.start]
+    values = {"account": account_id, "below": str(below), "most": most + 1, "xid": str(place[0])}
+    values |= {f"key{number}": value for number, value in enumerate(place[1:])}
+    rows, is_cut = _rows(tx, _statement(stream), values)
+    has_more = is_cut or len(rows) > most
+    rows = rows[:most]
+    found = [stream.lines(tx, codec, row) for row in rows]
+    last = rows[-1] if rows else None
+    reached = [max(below, place[0]), *stream.start]
+    if has_more and last is not None:
+        reached = [last.xid, *(getattr(last, name) for _, _, name in stream.key)]
+    kinds = Counter("version" if getattr(row, "read_at", None) and stream is CHANGES else stream.name for row in rows)
+    return Page(found, reached, has_more, kinds)
+
+
+def _statement(stream: Stream) -> str:
+    names = ", ".join([stream.transaction, *(name for name, _, _ in stream.key)])
+    given = ", ".join(["%(xid)s::text::xid8", *(f"%(key{n})s::{kind}" for n, (_, kind, _) in enumerate(stream.key))])
+    walk = f"""WHERE account_id = %(account)s AND ({names}) > ({given}) AND {stream.transaction} < %(below)s::text::xid8
+                ORDER BY {names} LIMIT %(most)s"""
+    return stream.query.replace("@walk", walk)
+
+
+def _rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> tuple[Sequence[Any], bool]:
+    """The rows, and whether they were cut off because they are large."""
+    found: list[Any] = []
+    size = 0
+    with database.cursor(tx, "archive") as cursor:
+        cursor.row_factory = namedtuple_row
+        cursor.execute(statement, values, binary=True)
+        while some := cursor.fetchmany(FETCHED_AT_ONCE):
+            found += some
+            size += sum(len(row.body or b"") for row in some)
+            if size > PAGE_BYTES:
+                return found, True
+    return found, False
+
+
+def _version(tx: Connection, codec: Codec, row: Any) -> bytes:
+    if row.size is None:
+        return records.lines(records.Change(row.order_id, row.version, row.kinds, row.cause, row.stored_at))
+    record = records.Version(
+        order_id=row.order_id,
+        version=row.version,
+        read_at=row.read_at,
+        stored_at=row.version_stored_at,
+        kinds=row.kinds,
+        cause=row.cause,
+        sha256=row.sha256.hex(),
+        size=row.size,
+        replaced_seen_at=row.replaced_seen_at,
+    )
+    return records.lines(record, codec.decompress(tx, row.dictionary_id, row.body))
+
+
+def _event(tx: Connection, codec: Codec, row: Any) -> bytes:
+    body = codec.decompress(tx, row.dictionary_id, row.body)
+    record = records.Event(
+        event_id=row.event_id,
+        stored_at=row.stored_at,
+        size=len(body),
+        order_id=row.order_id,
+        event_type=row.event_type,
+        occurred_at=row.occurred_at,
+        processed_at=row.processed_at,
+    )
+    return records.lines(record, body)
+
+
+def _extra(tx: Connection, codec: Codec, row: Any) -> bytes:
+    record = records.Extra(
+        kind=row.kind,
+        document_id=row.document_id,
+        version=row.version,
+        read_at=row.read_at,
+        stored_at=row.stored_at,
+        sha256=row.sha256.hex(),
+        size=row.size,
+        found=bool(row.found),
+        order_id=row.order_id,
+    )
+    return records.lines(record, codec.decompress(tx, row.dictionary_id, row.body))
+
+
+def _unreadable(_tx: Connection, _codec: Codec, row: Any) -> bytes:
+    record = records.Unreadable(
+        sha256=row.sha256.hex(),
+        read_at=row.read_at,
+        readings=row.readings,
+        size=len(row.body),
+        last_read_at=row.last_read_at,
+        last_error=row.last_error,
+        acknowledged_at=row.acknowledged_at,
+        acknowledged_reason=row.acknowledged_reason,
+    )
+    return records.lines(record, row.body)
+
+
+def _state(_tx: Connection, _codec: Codec, row: Any) -> bytes:
+    return records.lines(records.State(row.order_id, row.gone_at, row.superseded_by))
+
+
+CHANGES = Stream(
+    "change",
+    (("t.seq", "bigint", "seq"),),
+    (0,),
+    f"""
+    SELECT c.xid::text::bigint AS xid, c.seq, c.order_id, c.version, c.kinds, c.cause, c.stored_at, v.read_at,
+           v.stored_at AS version_stored_at, v.replaced_seen_at, v.size, v.sha256, v.dictionary_id, v.body
+      FROM (SELECT * FROM order_changes t @walk) c
+      LEFT JOIN order_versions v ON v.account_id = c.account_id AND v.order_id = c.order_id AND v.version = c.version
+       AND NOT c.kinds <@ ARRAY[{", ".join(f"'{kind}'" for kind in _BESIDE)}]
+     ORDER BY c.xid, c.seq""",
+    _version,
+)
+STREAMS = (
+    CHANGES,
+    Stream(
+        "event",
+        (("t.event_id", "text", "event_id"),),
+        ("",),
+        """SELECT t.xid::text::bigint AS xid, event_id, order_id, event_type, occurred_at, stored_at, processed_at,
+                  dictionary_id, event_data AS body FROM order_events t @walk""",
+        _event,
+    ),
+    Stream(
+        "extra",
+        (("t.kind", "text", "kind"), ("t.document_id", "text", "document_id"), ("t.version", "int", "version")),
+        ("", "", 0),
+        """
+    SELECT v.xid::text::bigint AS xid, v.kind, v.document_id, v.version, v.read_at, v.stored_at, v.sha256, v.size,
+           v.dictionary_id, v.body, x.found, x.order_id
+      FROM (SELECT * FROM order_extra_versions t @walk) v
+      LEFT JOIN order_extras x USING (account_id, kind, document_id)
+     ORDER BY v.xid, v.kind, v.document_id, v.version""",
+        _extra,
+    ),
+    Stream(
+        "unreadable",
+        (("encode(t.sha256, 'hex')", "text", "id"),),
+        ("",),
+        """SELECT t.xid::text::bigint AS xid, encode(sha256, 'hex') AS id, sha256, read_at, readings, last_read_at,
+                  last_error, acknowledged_at, acknowledged_reason, body FROM unreadable_orders t @walk""",
+        _unreadable,
+    ),
+    Stream(
+        "state",
+        (("t.order_id", "text", "order_id"),),
+        ("",),
+        """SELECT t.state_xid::text::bigint AS xid, order_id, gone_at, superseded_by, NULL::bytea AS body
+             FROM orders t @walk""",
+        _state,
+        transaction="t.state_xid",
+    ),
+)
