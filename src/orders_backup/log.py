@@ -47,6 +47,7 @@ def _all(of: Shape) -> Shape:
 
 
 _id = _text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_backup = _text(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _word = _text(r"[a-z][a-z0-9_]{0,39}")
 _kind_of_failure = _text(r"[A-Za-z_][A-Za-z0-9_]{0,47}(:[A-Z0-9]{1,20})?")
 _place = _text(r"[\w./<>-]{1,200}:\d+ [\w<>.?]{1,80}")
@@ -57,6 +58,8 @@ FIELDS: dict[str, Shape] = {
     "export_id": _id,
     "run_id": _id,
     "webhook_id": _id,
+    "backup_id": _backup,
+    "drill_id": _backup,
     "order_id": _id,
     "superseded_by": _id,
     "trace_id": _text(r"[0-9a-f]{16,32}"),
@@ -94,8 +97,9 @@ FIELDS: dict[str, Shape] = {
     # counts
     **dict.fromkeys(
         (
-            *("attempts", "calls", "events", "failures", "files", "gone", "inserted", "listed", "newer", "orders"),
-            *("owed", "page_size", "seconds", "set_aside", "unchanged", "undone", "unproven", "updated"),
+            *("accounts", "added", "attempts", "calls", "events", "failures", "files", "findings", "gone", "here"),
+            *("inserted", "listed", "newer", "orders", "owed", "page_size", "seconds", "set_aside", "there"),
+            *("unchanged", "undone", "unproven", "updated", "versions"),
         ),
         _number,
     ),

@@ -114,4 +114,4 @@ def _remove(run: Run, manifest: Manifest) -> None:
     try:
         stores.delete(run.store, keys)
     except StorageUnavailableError as error:
-        log.info("archive_removal_refused", account_id=str(run.account_id), files=len(keys), error=str(error))
+        log.info("archive_removal_refused", account_id=str(run.account_id), files=len(keys), code=error.code)

@@ -134,7 +134,7 @@ def remove(runtime: Runtime, dumps: list[Dump]) -> bool:
         for dump in dumps:
             stores.delete(store, [_manifest(dump.id), _file(dump.id)])
     except StorageUnavailableError as error:
-        log.warning("backup_removal_refused", error=str(error))
+        log.warning("backup_removal_refused", code=error.code)
         return False
     return True
 
