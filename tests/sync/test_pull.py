@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from tests.shop import Shop
 
 from orders_backup import db as database
 from orders_backup import due, tables
 from orders_backup.errors import LeaseLostError
 from orders_backup.sync import owed, plan, pull, state
+from orders_backup.sync.plan import Debt
 
 ONE = "/order/checkout-forms/{id}"
 LIST = "/order/checkout-forms"
@@ -321,6 +325,24 @@ def test_a_gap_in_the_journal_has_everything_listed_once_a_day_until_the_journal
         level.follow()
         level.work_on_listing()
     assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 2
+
+
+def test_asking_for_a_run_and_a_job_at_work_do_not_wait_for_each_other(level: Shop) -> None:
+    """The job holds its row and writes rows that name the account; whoever asks holds the account and wants the row."""
+    debt = Debt("x", None, False, [])
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction(level.runtime.db) as tx:
+            tx.execute(sa.text("UPDATE syncs SET failures = 0 WHERE kind = 'listing'"))
+            asked = pool.submit(request, level, "reconcile")
+            while not level.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not asked.done()
+            owed.owe(tx, level.account_id, [debt], cause="event", now=level.runtime.clock.now())
+        assert asked.result(30)
+
+
+def request(shop: Shop, kind: str) -> UUID:
+    with database.transaction(shop.runtime.db) as tx:
+        return state.request(tx, shop.account_id, kind)
 
 
 def test_a_run_that_waits_does_not_make_a_job_spin_that_has_no_budget(level: Shop) -> None:

@@ -25,9 +25,10 @@ def finish(job: Job, run_id: UUID) -> "Row[Any]":
         unproven = [window for window in evidence.windows(tx, job.account_id, run_id) if window.status == "unstable"]
         error = f"{len(unproven)} windows kept changing while they were read." if unproven else None
         state.finish_run(tx, run_id, error=error, now=now)
+        run = state.run(tx, run_id)
+    with database.transaction(job.runtime.db) as tx:  # by itself: a journal's job holds its row and makes this one due
         if owed.next_at(tx, job.account_id) is not None:
             state.make_journal_due(tx, job.account_id)
-        run = state.run(tx, run_id)
     metrics.SYNCS.labels(run.kind, run.status).inc()
     if error is None:
         job.values["succeeded_at"] = now

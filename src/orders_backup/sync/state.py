@@ -134,7 +134,8 @@ def request(
 
     Raises NotFoundError, and ConflictError where the account cannot be synced.
     """
-    account = tx.execute(sa.select(accounts).where(accounts.c.id == account_id).with_for_update()).one_or_none()
+    locked = sa.select(accounts).where(accounts.c.id == account_id).with_for_update(key_share=True)
+    account = tx.execute(locked).one_or_none()
     if account is None:
         raise NotFoundError("There is no such account.")
     if account.status != "active" or account.paused:
