@@ -175,8 +175,8 @@ def _checked(app: Bell) -> bool:
     try:
         return refusal.check_broker(app)
     except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for the person who started it
         logger.error("broker_refused", code=error.code)  # noqa: TRY400 - the sentence says it all
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201 - for the person who started it
         os._exit(EX_CONFIG)
 
 

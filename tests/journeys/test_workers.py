@@ -82,7 +82,7 @@ def test_a_worker_that_lives_and_hears_no_work_ends_itself_and_is_replaced(confi
         tell("deaf worker", crew.does_all())
         assert worker.pid != deaf
         assert any("worker ended with code 70" in line for line in crew.said)
-        assert '"reason": "deaf"' in worker.log.read_text()
+        assert '"reason":"deaf"' in worker.log.read_text()
 
 
 def test_a_worker_that_celery_ends_is_started_again(config: Settings) -> None:

@@ -184,7 +184,7 @@ def test_an_unexpected_failure_shows_nothing_of_our_insides(world: "World") -> N
     assert answer.json()["code"] == "internal_error"
     assert "order_changes" not in answer.text
     failed = next(line for line in logs if line["event"] == "request_failed")
-    assert failed["error"] == "UndefinedTable"
+    assert failed["error"].startswith("UndefinedTable")
     assert "DROP" not in str(failed)
 
 

@@ -59,6 +59,7 @@ ROWS = {
     "restores": "INSERT INTO restores (account_id, source) VALUES (:account, :mark)",
     "restored_states": "INSERT INTO restored_states (account_id, order_id) VALUES (:account, :mark)",
     "request_budget": "INSERT INTO request_budget (key, full_at) VALUES (:mark, now())",
+    "counters": "INSERT INTO counters (name, labels, value) VALUES (:mark, '', 1)",
     "worker_slots": "INSERT INTO worker_slots (worker, slots) VALUES (:mark, 1)",
 }
 NOT_OF_A_USER = {"codec_dictionaries"}
