@@ -1,6 +1,7 @@
 """The rehearsal: green where everything is well, red for every damage that was planted, and its report is signed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -140,9 +141,8 @@ def test_a_role_that_may_make_no_databases_is_told(few: Shop) -> None:
     execute(few.runtime.db, f"CREATE ROLE {role} LOGIN PASSWORD 'poor' IN ROLE CURRENT_USER")
     url = sa.make_url(few.runtime.settings.database_url).set(username=role, password="poor")
     poor = database.connect(url.render_as_string(hide_password=False))
-    object.__setattr__(few.runtime, "db", poor)
     with pytest.raises(BackupFailedError, match="CREATEDB"):
-        rehearse(few.runtime)
+        rehearse(replace(few.runtime, db=poor))
     poor.dispose()
 
 
