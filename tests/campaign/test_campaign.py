@@ -11,7 +11,7 @@ from .plant import Found
 from .planted import BUGS, NAMED, Bug
 
 SEEDS = range(1, int(os.environ.get("CAMPAIGN_SEEDS", "16")) + 1)
-EVERY = int(os.environ.get("CAMPAIGN_EVERY", "24"))
+EVERY = int(os.environ.get("CAMPAIGN_EVERY", "36"))
 """Of the boundaries; 1 is all of them."""
 
 
