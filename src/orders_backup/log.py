@@ -123,7 +123,6 @@ def configure(*, log_format: str, level: str, stream: TextIO | None = None) -> N
         ],
         logger_factory=lambda *_: lines,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers[:] = [_Libraries()]

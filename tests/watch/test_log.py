@@ -53,7 +53,6 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     found = Lines()
     log.configure(log_format="json", level="INFO", stream=found)
     log.catch_all()
-    structlog.configure(cache_logger_on_first_use=False)
     yield found
     structlog.contextvars.clear_contextvars()
     structlog.configure(**known)
