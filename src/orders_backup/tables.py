@@ -244,6 +244,7 @@ sync_windows = sa.Table(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),
     sa.CheckConstraint("status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"),
+    sa.CheckConstraint("missing >= total_count - stored - set_aside", name="missing_is_told"),
     sa.Index(
         "ix_sync_windows_proven",
         "account_id",

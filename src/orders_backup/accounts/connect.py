@@ -144,7 +144,11 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
 
 def _authorize(runtime: Runtime) -> oauth.Authorization:
     budget.take(runtime.db, [_client_bucket(runtime)], 1, priority=Priority.TOKEN)
-    return oauth.authorize_device(runtime.oauth)
+    try:
+        return oauth.authorize_device(runtime.oauth)
+    except AllegroLimitError as error:
+        budget.silence(runtime.db, _client_bucket(runtime).key, seconds=error.retry_after)
+        raise
 
 
 def _client_bucket(runtime: Runtime) -> Bucket:

@@ -22,7 +22,6 @@ from orders_backup.errors import (
     BudgetExhaustedError,
 )
 from orders_backup.orders import archive
-from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
 from orders_backup.sync import alarms, debts, discoveries, owed, plan, polling, state
 from orders_backup.sync import job as jobs
@@ -119,7 +118,7 @@ def _follow(job: Job) -> _Followed:
             if newest != job.cursor:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
             if run_id is not None:
-                state.count(tx, run_id, Recorded(), events=len(new))
+                state.count_events(tx, run_id, len(new))
         _note_lag(job, new)
         job.cursor = newest
         if len(page.events) < client.EVENTS_LIMIT:
