@@ -165,6 +165,7 @@ SELECT a.id, a.status, a.paused, j.succeeded_at AS followed_at,
                        FROM syncs WHERE account_id = a.id AND failures >= 3 AND due_at IS NOT NULL) f
   LEFT JOIN LATERAL (SELECT status FROM sync_history
                       WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
+                        AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
                       ORDER BY requested_at DESC LIMIT 1) r ON true
  CROSS JOIN LATERAL (SELECT count(*) AS owed FROM owed_orders WHERE account_id = a.id AND set_aside_at IS NULL
                         AND owed_at < clock_timestamp() - interval '1 h') o

@@ -171,6 +171,7 @@ def _proven(tx: Connection) -> Figures:
                               AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))) p ON true
         LEFT JOIN LATERAL (SELECT id, status FROM sync_history
                             WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
+                              AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
                             ORDER BY requested_at DESC LIMIT 1) r ON true
         LEFT JOIN LATERAL (SELECT sum(w.missing) AS missing FROM sync_windows w
                             WHERE w.account_id = a.id AND w.run_id = r.id) m ON r.status = 'failed'

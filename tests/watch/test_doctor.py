@@ -10,7 +10,7 @@ import pytest
 from tests.shop import Shop
 
 from allegro_simulator.world import World
-from orders_backup import doctor, vault
+from orders_backup import doctor, gauges, vault
 from orders_backup.doctor import Finding
 from orders_backup.runtime import Runtime
 from orders_backup.settings import parse_keys
@@ -109,6 +109,19 @@ def test_what_is_wrong_is_found_and_named(well: Shop, case: Case) -> None:
     assert one.about == (well.account_id if case.of_account else None)
     assert (one.severity, one.remedy) == doctor.KNOWN[case.code]
     assert set(found) - {case.code, "storage_not_set"} <= {"journal_stale", "not_proven"}
+
+
+def test_a_run_over_a_range_hides_no_failed_run_over_everything(well: Shop) -> None:
+    well.change("UPDATE sync_history SET status = 'failed' WHERE kind = 'backfill'")
+    well.change("UPDATE accounts SET connected_at = now() - interval '2 days'")
+    well.change(
+        """INSERT INTO sync_history (id, account_id, kind, status, requested_at, started_at, finished_at, range_from,
+                                     range_to)
+           VALUES (gen_random_uuid(), :account, 'reconcile', 'succeeded', now(), now(), now(), now() - interval '9 days',
+                   now() - interval '8 days')"""
+    )
+    assert "not_proven" in look(well.runtime)
+    assert b"orders_backup_accounts_unproven 1.0" in gauges.exposition(well.runtime)
 
 
 PARTS: dict[str, Callable[[Shop], dict[str, Any]]] = {
