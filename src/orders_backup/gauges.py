@@ -7,6 +7,7 @@ docs/decisions/0016-metrics.md tells why it is done this way.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup import budget, counters, metrics, roster
@@ -58,15 +60,16 @@ class _Found(Collector):
 
 
 def exposition(runtime: Runtime) -> bytes:
-    """Every metric in Prometheus' text format. Where the database is away, that is all that is told."""
+    """Every metric in Prometheus' text format. Where the database cannot be read, that is told instead."""
     up = _gauge("database_up", "Whether PostgreSQL answered this scrape.", 1.0)
-    try:
+    with suppress(DatabaseUnavailableError, exc.DBAPIError):  # what reads can be told where nothing can be written
         counters.report(runtime.db)
+    try:
         with database.snapshot(runtime.db) as tx:
             found = [one for ask in _ASKED for one in ask(tx)]
             found += _budgets(tx, runtime.settings)
             found += metrics.families(counters.totals(tx))
-    except DatabaseUnavailableError:
+    except (DatabaseUnavailableError, exc.DBAPIError):  # away, or a schema that is not this program's
         found, up = [], _gauge("database_up", "Whether PostgreSQL answered this scrape.", 0.0)
     return generate_latest(_Found([up, *found, *_own(runtime)]))
 
@@ -202,13 +205,21 @@ def _webhooks(tx: Connection) -> Figures:
     found = _rows(tx, "SELECT status, count(*) FROM webhooks GROUP BY 1")
     states = dict.fromkeys(("active", "paused", "disabled"), 0.0) | {row[0]: float(row[1]) for row in found}
     yield _gauges("webhooks", "Endpoints, by how they are.", "status", states)
-    row = _row(
+    pending = _row(tx, "SELECT count(*) FROM (SELECT FROM webhook_deliveries WHERE status = 'pending' LIMIT 10000) d")[
+        0
+    ]
+    yield _gauge("webhook_pending", "Messages that are not delivered yet; 10,000 are counted at most.", pending)
+    # Whatever waits behind nothing has a due_at, and the least tried have the earliest.
+    age = _row(
         tx,
-        """SELECT count(*) AS pending, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS age
-             FROM (SELECT created_at FROM webhook_deliveries WHERE status = 'pending' LIMIT 10000) d""",
-    )
-    yield _gauge("webhook_pending", "Messages that are not delivered yet; 10,000 are counted at most.", row.pending)
-    yield _gauge("webhook_oldest_seconds", "Age of the oldest of these.", row.age)
+        """SELECT coalesce(extract(epoch FROM clock_timestamp() - min(d.created_at)), 0)
+             FROM webhooks w
+            CROSS JOIN LATERAL (SELECT created_at FROM webhook_deliveries
+                                 WHERE webhook_id = w.webhook_id AND due_at IS NOT NULL
+                                 ORDER BY due_at, seq LIMIT 100) d
+            WHERE w.status = 'active'""",
+    )[0]
+    yield _gauge("webhook_oldest_seconds", "Age of the oldest of these that an active endpoint waits for.", age)
 
 
 def _crew(tx: Connection) -> Figures:
