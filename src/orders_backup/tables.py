@@ -626,7 +626,8 @@ webhook_attempts = sa.Table(
         name="fk_webhook_attempts_delivery",
     ),
 )
-"""One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered."""
+"""One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered, of a failure whose message
+carried no order."""
 
 # What leaves the archive: exports/state.py writes it
 
