@@ -493,3 +493,18 @@ def test_the_doctor_names_a_setting_that_stops_the_start(run: Run, monkeypatch: 
     [found] = json.loads(answer.out)
     assert found["code"] == "settings_refused"
     assert found["sentence"].startswith("LEASE ")
+
+
+def test_a_failure_that_nobody_foresaw_is_told_without_any_value(run: Run, db: Engine) -> None:
+    with db.begin() as tx:
+        tx.execute(
+            sa.text("""CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+                              $$ BEGIN RAISE EXCEPTION 'planted %', NEW; END $$""")
+        )
+        tx.execute(sa.text("CREATE TRIGGER tell BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION tell()"))
+    found = run("keys", "create", "--name", "planted", "--scopes", "orders:read")
+    assert (found.code, found.out) == (1, "")
+    assert "process_crashed" in found.err
+    assert "RaiseException" in found.err
+    assert "planted" not in found.err
+    assert "Traceback" not in found.err

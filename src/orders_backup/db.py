@@ -62,6 +62,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-ba
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        hide_parameters=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": 5,
