@@ -21,8 +21,9 @@ from orders_backup.runtime import Runtime
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-STALE = "greatest(interval '15 min', 6 * CAST(:interval AS interval))"
-"""A journal that was not read for so long is not just waiting for its turn."""
+STALE = """greatest(interval '15 min', 6 * CAST(:interval AS interval), make_interval(secs => 3 * j.poll_seconds))"""
+"""A journal that was not read for so long is not just waiting for its turn. Of who sells little the interval that was
+chosen last may be long."""
 LEAST_DISK = 1 << 30
 AT_ONCE = 500
 """Accounts whose facts are asked for together."""

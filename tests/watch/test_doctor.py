@@ -122,6 +122,22 @@ def test_a_run_over_a_range_hides_no_failed_run_over_everything(well: Shop) -> N
     assert b"orders_backup_accounts_unproven 1.0" in gauges.exposition(well.runtime)
 
 
+def test_a_journal_that_is_rarely_read_because_little_happens_is_not_late(well: Shop) -> None:
+    def is_late(minutes: int) -> tuple[bool, bool]:
+        well.change(
+            "UPDATE syncs SET poll_seconds = 3600, succeeded_at = now() - make_interval(mins => :m)"
+            " WHERE kind = 'journal'",
+            m=minutes,
+        )
+        is_counted = b"orders_backup_journals_stale 1.0" in gauges.exposition(well.runtime)
+        return "journal_stale" in look(well.runtime), is_counted
+
+    assert is_late(179) == (False, False)
+    assert is_late(181) == (True, True)
+    well.change("UPDATE syncs SET poll_seconds = 150 WHERE kind = 'journal'")
+    assert "journal_stale" in look(well.runtime)
+
+
 PARTS: dict[str, Callable[[Shop], dict[str, Any]]] = {
     "client_missing": lambda shop: {"settings": shop.runtime.settings.model_copy(update={"allegro_client_id": ""})},
     "broker_failing": lambda shop: {

@@ -30,8 +30,8 @@ app.add_typer(backups.backups, name="backup")
 
 
 def main() -> None:
-    """Runs the command; a failure we know is one sentence on stderr, exit code 2 for settings and 1 otherwise. Any other
-    is a line of the log, which tells its kind and its place."""
+    """Runs the command; a failure we know is one sentence on stderr, exit code 2 for settings and 1 otherwise.
+    Any other is a line of the log, which tells its kind and its place."""
     try:
         app()
     except SettingsError as error:
