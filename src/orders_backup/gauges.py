@@ -33,6 +33,8 @@ FRESH = 5.0
 QUANTILES = ("0.5", "0.95", "1")
 STATES = ("active", "paused", "pending", "denied", "expired", "reauthorization_required", "disconnected")
 
+WARNINGS = ("cliff_near", "reauthorization_required", "journal_gap_near", "set_aside", "certificate_old")
+
 Figures = Iterator[Metric]
 
 
@@ -101,6 +103,13 @@ def _accounts(tx: Connection) -> Figures:
     )
     counts = dict.fromkeys(STATES, 0.0) | {status: float(count) for status, count in found}
     yield _gauges("accounts", "Accounts, by the state of their connection.", "status", counts)
+    warned = _rows(
+        tx,
+        """SELECT code, count(DISTINCT account_id) FROM warnings_given JOIN accounts ON accounts.id = account_id
+            WHERE day >= CAST(now() AT TIME ZONE 'UTC' AS date) - 1 AND status <> 'disconnected' GROUP BY code""",
+    )
+    counts = dict.fromkeys(WARNINGS, 0.0) | {code: float(count) for code, count in warned}
+    yield _gauges("accounts_warned", "Accounts, by what was found to threaten their orders.", "code", counts)
 
 
 def _followed(tx: Connection) -> Figures:

@@ -301,7 +301,8 @@ warnings_given = sa.Table(
     sa.Column("code", sa.Text, primary_key=True),
     sa.Column("day", sa.Date, primary_key=True),
 )
-"""A warning of an account that was logged on this day (UTC), so that each is logged once a day."""
+"""A warning of an account that was logged on this day (UTC), so that each is logged once a day; gone when it no longer
+holds."""
 worker_slots = sa.Table(
     "worker_slots",
     metadata,
