@@ -113,17 +113,18 @@ def _accounts(tx: Connection) -> Figures:
 
 
 def _followed(tx: Connection) -> Figures:
-    ages, stale = _row(
+    row = _row(
         tx,
-        """SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM age)),
+        """SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM age)) AS ages,
                   count(*) FILTER (WHERE age > greatest(interval '1 h', make_interval(secs => 3 * poll_seconds)))
+                      AS stale
              FROM (SELECT clock_timestamp() - coalesce(s.succeeded_at, a.connected_at) AS age, s.poll_seconds
                      FROM syncs s JOIN accounts a ON a.id = s.account_id
                     WHERE s.kind = 'journal' AND a.status = 'active' AND NOT a.paused) followed""",
     )
-    values = dict(zip(QUANTILES, map(float, ages or [0, 0, 0]), strict=True))
+    values = dict(zip(QUANTILES, map(float, row.ages or [0, 0, 0]), strict=True))
     yield _gauges("journal_age_seconds", "Time since journals were read to their end.", "quantile", values)
-    yield _gauge("journals_stale", "Journals not read for an hour, and for three of their own intervals.", stale)
+    yield _gauge("journals_stale", "Journals not read for an hour, and for three of their own intervals.", row.stale)
 
 
 def _due(tx: Connection) -> Figures:

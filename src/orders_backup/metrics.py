@@ -63,13 +63,17 @@ DELIVERY_SECONDS = _histogram(
 READINESS = _counter("readiness_checks", "Checks of readiness; each is a write to the database.")
 
 
-TASK_NAMES = ("poll_device", "refresh_token", "sync_journal", "sync_listing", "sync_sweep", "sync_extras", "deliver")
-TASK_NAMES += ("export", "archive")
+TASK_NAMES = (
+    *("poll_device", "refresh_token", "deliver", "export", "archive"),
+    *("sync_journal", "sync_listing", "sync_sweep", "sync_extras"),
+)
 OUTCOMES = ("done", "postponed", "failed", "crashed")
 _FORM = "/order/checkout-forms"
-ROUTES = ("/me", "/order/event-stats", "/order/events", _FORM, f"{_FORM}/{{id}}", f"{_FORM}/{{id}}/shipments")
-ROUTES += (f"{_FORM}/{{id}}/invoices", "/order/customer-returns", "/payments/refunds")
-ROUTES += ("/auth/oauth/device", "/auth/oauth/token")
+ROUTES = (
+    *("/me", "/order/event-stats", "/order/events", "/order/customer-returns", "/payments/refunds"),
+    *(_FORM, f"{_FORM}/{{id}}", f"{_FORM}/{{id}}/shipments", f"{_FORM}/{{id}}/invoices"),
+    *("/auth/oauth/device", "/auth/oauth/token"),
+)
 """Of Allegro's API."""
 
 

@@ -221,7 +221,7 @@ def test_what_the_workers_counted_shows_at_the_api(place: Place) -> None:
     """Two workers and an API, each a process of its own."""
     crashed = re.compile(r'orders_backup_tasks_total\{outcome="crashed",task="sync_journal"\} [1-9]')
     place.service.wait(
-        lambda: crashed.search(httpx.get(f"{place.url}/metrics").text), "the workers' counts have arrived"
+        lambda: bool(crashed.search(httpx.get(f"{place.url}/metrics").text)), "the workers' counts have arrived"
     )
     told = httpx.get(f"{place.url}/metrics").text.splitlines()
     assert "orders_backup_workers 2.0" in told
