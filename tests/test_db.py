@@ -258,3 +258,9 @@ def test_the_latest_reading_of_the_clock_wins() -> None:
     clock.set(datetime.now(UTC) - timedelta(seconds=3))
     clock.set(datetime.now(UTC))
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=0.2)
+
+
+def test_the_text_of_a_failure_holds_no_value_of_its_statement(db: Engine) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.transaction(db) as tx:
+        tx.execute(sa.text("SELECT 1 / 0 FROM nowhere WHERE name = :name"), {"name": "planted"})
+    assert "planted" not in str(caught.value)

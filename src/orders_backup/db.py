@@ -1,5 +1,6 @@
 """PostgreSQL: the engine, transactions as `with` blocks, and its failures in our words. No query stands here."""
 
+import functools
 import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-ba
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        hide_parameters=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": 5,
@@ -149,10 +151,13 @@ def migrate(db: Engine) -> None:
 
 def is_migrated(tx: Connection) -> bool:
     """Whether the schema is at the newest revision this program knows."""
-    return (
-        MigrationContext.configure(tx).get_current_revision()
-        == ScriptDirectory.from_config(_alembic()).get_current_head()
-    )
+    return MigrationContext.configure(tx).get_current_revision() == _head()
+
+
+@functools.cache
+def _head() -> str | None:
+    """Asked once: it loads every migration."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def _alembic() -> Config:

@@ -21,8 +21,9 @@ from orders_backup.runtime import Runtime
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-STALE = "greatest(interval '15 min', 6 * CAST(:interval AS interval))"
-"""A journal that was not read for so long is not just waiting for its turn."""
+STALE = """greatest(interval '15 min', 6 * CAST(:interval AS interval), make_interval(secs => 3 * j.poll_seconds))"""
+"""A journal that was not read for so long is not just waiting for its turn. Of who sells little the interval that was
+chosen last may be long."""
 LEAST_DISK = 1 << 30
 AT_ONCE = 500
 """Accounts whose facts are asked for together."""
@@ -82,7 +83,7 @@ def examine(runtime: Runtime) -> Iterator[Finding]:
     """Everything, the installation first; accounts only where the database can be asked."""
     yield from _settings(runtime)
     yield from _disk(runtime)
-    found = health.Probe(runtime).look()
+    found = _health(runtime)
     for part, state in found.failing.items():
         if state == health.UNKNOWN:
             continue
@@ -97,6 +98,14 @@ def examine(runtime: Runtime) -> Iterator[Finding]:
             yield finding("no_worker", f"Workers: {found.workers}.")
         yield from _installation(runtime, tx)
         yield from _accounts(runtime, tx)
+
+
+def _health(runtime: Runtime) -> health.Health:
+    probe = health.Probe(runtime)
+    try:
+        return probe.look()
+    finally:
+        probe.close()
 
 
 def summary(found: Sequence[Finding]) -> str:
@@ -165,6 +174,7 @@ SELECT a.id, a.status, a.paused, j.succeeded_at AS followed_at,
                        FROM syncs WHERE account_id = a.id AND failures >= 3 AND due_at IS NOT NULL) f
   LEFT JOIN LATERAL (SELECT status FROM sync_history
                       WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
+                        AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
                       ORDER BY requested_at DESC LIMIT 1) r ON true
  CROSS JOIN LATERAL (SELECT count(*) AS owed FROM owed_orders WHERE account_id = a.id AND set_aside_at IS NULL
                         AND owed_at < clock_timestamp() - interval '1 h') o

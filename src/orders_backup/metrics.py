@@ -64,6 +64,20 @@ DELIVERY_SECONDS = _histogram(
 READINESS = _counter("readiness_checks", "Checks of readiness; each is a write to the database.")
 
 
+TASK_NAMES = (
+    *("poll_device", "refresh_token", "deliver", "export", "archive"),
+    *("sync_journal", "sync_listing", "sync_sweep", "sync_extras"),
+)
+OUTCOMES = ("done", "postponed", "failed", "crashed")
+_FORM = "/order/checkout-forms"
+ROUTES = (
+    *("/me", "/order/event-stats", "/order/events", "/order/customer-returns", "/payments/refunds"),
+    *(_FORM, f"{_FORM}/{{id}}", f"{_FORM}/{{id}}/shipments", f"{_FORM}/{{id}}/invoices"),
+    *("/auth/oauth/device", "/auth/oauth/token"),
+)
+"""Of Allegro's API."""
+
+
 def status(code: int | None) -> str:
     """A status as a label."""
     if code is None:
@@ -98,8 +112,18 @@ def _samples() -> Iterator[tuple[Key, float]]:
                 yield (one.name, json.dumps(one.labels, sort_keys=True)), one.value
 
 
+def _key(name: str, **labels: str) -> Key:
+    return PREFIX + name, json.dumps(labels, sort_keys=True)
+
+
+_ALERTED = [_key("tasks_total", task=task, outcome=outcome) for task in TASK_NAMES for outcome in OUTCOMES]
+_ALERTED += [_key("allegro_calls_total", route=route, status="429") for route in ROUTES]
+"""Told from the beginning: to Prometheus a sample that comes into being with 1 did not increase."""
+
+
 def families(totals: dict[Key, float]) -> Iterator[Metric]:
     """Every metric that processes count, with these sums as its samples."""
+    totals = dict.fromkeys(_ALERTED, 0.0) | totals
     by_name: dict[str, list[tuple[dict[str, str], float]]] = {}
     for (name, text), value in totals.items():
         by_name.setdefault(name, []).append((json.loads(text), value))

@@ -42,7 +42,7 @@ from orders_backup.exports import state as export_state
 from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
+from orders_backup.sync import alarms, backfill, dispatch, extras, pull, state, sweeps
 from orders_backup.tables import account_tokens, archives, device_flows, exports, syncs, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
@@ -194,6 +194,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
     is_safe, pause, woken_at, looked_at, ended_at = False, 0.0, -WAKE_SECONDS, -LOOK_SECONDS, time.monotonic()
+    rounds = alarms.Rounds()
 
     def verdict(now: float) -> str | None:
         return "stuck" if now - ended_at > TICK_WITHIN else None
@@ -208,6 +209,8 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
             if tick(runtime, app, wake=wake, look=look):
                 pause = AGAIN_SECONDS
             woken_at, looked_at = began if wake else woken_at, began if look else looked_at
+            if look:
+                rounds.go_on(runtime.db, at=began)
         except (DatabaseUnavailableError, *bell.AWAY) as error:
             logger.warning("tick_failed", error=type(error).__name__)
         ended_at = time.monotonic()

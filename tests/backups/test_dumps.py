@@ -86,12 +86,19 @@ def test_rows_of_a_cluster_that_was_ahead_are_followed_and_told_to_nobody(
             ahead=ahead,
         )
     execute(few.runtime.db, "UPDATE webhooks SET cursor_xid = CAST(:ahead AS text)::xid8", ahead=ahead)
+    execute(
+        few.runtime.db,
+        """INSERT INTO exports (export_id, format, filter, status, horizon)
+           VALUES (gen_random_uuid(), 'jsonl', '{}', 'finished', CAST(:ahead AS bigint))""",
+        ahead=ahead,
+    )
     made = create(few.runtime)
     other = make_empty()
     refill.refill(other, postgres.find(), made)
     with database.transaction(other.db) as tx:
         outbox.wake(tx)
     assert execute(other.db, "SELECT due_at FROM webhooks") == [(None,)]
+    assert execute(other.db, "SELECT horizon FROM exports") == [(0,)]  # its cursor reads the feed from the beginning
     there = Shop(few.world, other, few.seller_id, few.account_id)
     read(there, b'{"id":"new"}')
     with database.transaction(other.db) as tx:

@@ -77,6 +77,7 @@ def renumber(tx: Connection) -> None:
         f"""UPDATE webhook_deliveries SET status = 'failed', due_at = NULL, last_error = '{UNSENT}'
              WHERE status = 'pending'""",
         "UPDATE syncs SET cursor = NULL WHERE kind = 'extras'",
+        "UPDATE exports SET horizon = 0 WHERE horizon IS NOT NULL",  # from there on the feed is read from the beginning
         f"""SELECT setval(pg_get_serial_sequence('order_changes', 'seq'), coalesce(max(seq), 0) + {NUMBERS_LEFT_OUT})
               FROM order_changes""",
     ):

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from math import ceil, log2
 from uuid import UUID
 
-from orders_backup.accounts import warnings
 from orders_backup.allegro import horizon
 from orders_backup.allegro.wire import Event
 
@@ -126,11 +125,6 @@ def is_gap(cursor: str, *, followed_at: datetime | None, now: datetime) -> bool:
         return followed_at is not None and followed_at < now - GAP
     is_old = int(cursor) < (now - GAP).timestamp() * 1_000_000
     return is_old and (followed_at is None or followed_at < now - GAP)
-
-
-def is_gap_near(*, followed_at: datetime | None, now: datetime) -> bool:
-    """Whether the journal was not followed for so long that events may soon be dropped unread."""
-    return followed_at is not None and now - followed_at > warnings.GAP_NEAR
 
 
 def later(cursor: str, event_ids: Iterable[str]) -> str:

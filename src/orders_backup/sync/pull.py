@@ -23,7 +23,7 @@ from orders_backup.errors import (
 )
 from orders_backup.orders import archive
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, debts, discoveries, owed, plan, polling, state
+from orders_backup.sync import debts, discoveries, owed, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.runs import COUNTED
@@ -139,8 +139,6 @@ def _begun(job: Job, cursor: str) -> tuple[UUID | None, str]:
             if not state.was_asked_for(tx, job.account_id, "reconcile", since=job.now() - plan.GAP_LISTED_AGAIN):
                 state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
-        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
-            alarms.give(tx, job.account_id, now=job.now())
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
     return run_id, plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
 

@@ -22,7 +22,7 @@ from orders_backup.budget import Priority
 from orders_backup.errors import AllegroAnswerError, AllegroUnreadableError
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, discoveries, evidence, listing, nets, plan, runs, state, windows
+from orders_backup.sync import discoveries, evidence, listing, nets, plan, runs, state, windows
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Fault, Window
@@ -47,7 +47,6 @@ def sweep(runtime: Runtime, account_id: UUID) -> None:
 def _sweep(job: Job) -> datetime:
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
-        alarms.give(tx, job.account_id, now=job.now())
         is_backfilled = state.has_finished(tx, job.account_id, "backfill")
     if not is_backfilled:
         return job.now() + UNTIL_BACKFILLED
