@@ -18,7 +18,7 @@ from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import vault
 from orders_backup.accounts import tokens
-from orders_backup.backups import dumps, listing, refill, retention, sealing
+from orders_backup.backups import dumps, listing, refill, retention, sealing, state
 from orders_backup.backups.dumps import Dump
 from orders_backup.backups.retention import Keep
 from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError, StorageUnavailableError
@@ -102,6 +102,35 @@ def test_rows_of_a_cluster_that_was_ahead_are_followed_and_told_to_nobody(
     assert [one.order_id for one in told][-2:] == ["not-in-the-archive", "new"]
     keep(other)
     assert bodies(other, few.account_id) == stored(other, few.account_id)
+
+
+@pytest.mark.parametrize("is_put", [False, True])
+def test_a_manifest_that_was_on_its_way_brings_no_position_of_the_old_cluster_back(
+    few: Shop, make_empty: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch, is_put: bool
+) -> None:
+    keep(few.runtime)
+    read(few, b'{"id":"on-its-way"}')
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((state, "advance") if is_put else (stores, "put")), dies)
+        with pytest.raises(KeyboardInterrupt):
+            keep(few.runtime)
+    execute(
+        few.runtime.db,
+        """UPDATE archives SET pending_values = pending_values || jsonb_build_object('cursor_xid', 9000000000,
+              'position', (SELECT jsonb_object_agg(key, jsonb_set(value, '{0}', '9000000000'))
+                             FROM jsonb_each(pending_values->'position')))""",
+    )
+    other = make_empty()
+    refill.refill(other, postgres.find(), create(few.runtime))
+    execute(other.db, "UPDATE archives SET due_at = clock_timestamp(), leased_until = NULL")
+    keep(other)
+    read(Shop(few.world, other, few.seller_id, few.account_id), b'{"id":"new"}')
+    keep(other)
+    assert set(bodies(other, few.account_id)) == set(stored(other, few.account_id))
 
 
 def test_a_message_that_waited_is_not_sent_again_by_itself(few: Shop, make_empty: Callable[..., Runtime]) -> None:

@@ -38,6 +38,7 @@ class Archive:
     pending_values: dict[str, Any] | None
 
 
+_NOTHING_PENDING: dict[str, Any] = {"pending_key": None, "pending": None, "pending_values": sa.null()}
 _COLUMNS = [archives.c[name] for name in Archive.__dataclass_fields__]
 _MARK = """md5(ROW(a.user_id, a.name, a.status, a.seller_id, a.seller_login, a.sync_interval_seconds, a.paused,
                    a.extras, a.forgotten_generation, a.connected_at)::text)"""
@@ -115,16 +116,17 @@ def advance(tx: Connection, lease: due.Lease, values: dict[str, Any]) -> None:
         told["cursor_xid"] = sa.cast(sa.cast(sa.literal(str(cursor)), sa.Text), archives.c.cursor_xid.type)
     if (made_at := told.get("made_at")) is not None:
         told["made_at"] = datetime.fromisoformat(made_at) if isinstance(made_at, str) else made_at
-    cleared = {"pending_key": None, "pending": None, "pending_values": sa.null()}
-    tx.execute(sa.update(archives).values(**told, **cleared).where(*_is(lease)))
+    tx.execute(sa.update(archives).values(**told, **_NOTHING_PENDING).where(*_is(lease)))
 
 
 def renumber(tx: Connection) -> None:
-    """After all rows were moved before transaction 3: those that the archives hold are of 1, the others of 2."""
+    """After all rows were moved before transaction 3: those that the archives hold are of 1, the others of 2. What was
+    pending would bring the old cluster's position back; a manifest that was put is found in the bucket."""
     begun = archives.c.cursor_xid > sa.text("'0'::xid8")
     values = {"position": _after_restored(), "cursor_xid": sa.text("'2'::xid8")}
     tx.execute(sa.update(archives).values(position={}).where(~begun))
     tx.execute(sa.update(archives).values(values).where(begun))
+    tx.execute(sa.update(archives).values(_NOTHING_PENDING))
 
 
 def _after_restored() -> dict[str, Position]:
