@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import restore, sealing
+from orders_backup.backups import fit, restore, sealing
 from orders_backup.errors import BackupDamagedError, BackupFailedError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.vault import Vault
@@ -154,7 +154,8 @@ class _Counted:
 
 def _dumped(url: str, programs: Path, snapshot: str) -> Iterator[bytes]:
     """What pg_dump writes. Raises BackupFailedError where it fails, at whatever byte."""
-    command = [str(programs / "pg_dump"), "--format=custom", "--compress=0", "--no-owner", f"--snapshot={snapshot}"]
+    options = ["--format=custom", "--compress=0", "--no-owner", f"--exclude-table={fit.MARK}"]
+    command = [str(programs / "pg_dump"), *options, f"--snapshot={snapshot}"]
     with subprocess.Popen(  # noqa: S603 - our own words
         command, env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

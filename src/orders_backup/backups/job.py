@@ -20,7 +20,7 @@ from orders_backup.backups import run as runs
 from orders_backup.backups.manifests import Manifest
 from orders_backup.backups.reading import Position
 from orders_backup.backups.run import Run
-from orders_backup.errors import BackupDamagedError, StoppingError, StorageUnavailableError
+from orders_backup.errors import BackupDamagedError, DatabaseUnfinishedError, StoppingError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.tables import archives
 
@@ -69,7 +69,7 @@ def work(
         _settle(runtime, lease, due_in=timedelta(0) if has_more else None)
     except StoppingError:
         _settle(runtime, lease, due_in=timedelta(0))
-    except (StorageUnavailableError, BackupDamagedError) as error:
+    except (StorageUnavailableError, BackupDamagedError, DatabaseUnfinishedError) as error:
         wait = min(FIRST_BACK_OFF * 2 ** min(lease.failures, 10), LAST_BACK_OFF)
         _settle(runtime, lease, due_in=wait, failures=lease.failures + 1, last_error=str(error))
         log.warning("archive_postponed", account_id=str(account_id), failures=lease.failures + 1, code=error.code)

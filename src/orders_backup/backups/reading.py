@@ -16,7 +16,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup.backups import records
+from orders_backup.backups import fit, records
 from orders_backup.codec import Codec
 
 PAGE_ROWS = 2000
@@ -73,8 +73,10 @@ def page(
     below: int,
     most: int = PAGE_ROWS,
 ) -> Page:
-    """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself."""
+    """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself. Raises
+    DatabaseUnfinishedError where the position is of another cluster."""
     place = after or [0, *stream.start]
+    fit.require_reached(place[0], below=below)
     values = {"account": account_id, "below": str(below), "most": most + 1, "xid": str(place[0])}
     values |= {f"key{number}": value for number, value in enumerate(place[1:])}
     rows, is_cut = _rows(tx, _statement(stream), values)
@@ -82,7 +84,7 @@ def page(
     rows = rows[:most]
     found = [stream.lines(tx, codec, row) for row in rows]
     last = rows[-1] if rows else None
-    reached = [max(below, place[0]), *stream.start]
+    reached = [below, *stream.start]
     if has_more and last is not None:
         reached = [last.xid, *(getattr(last, name) for _, _, name in stream.key)]
     kinds = Counter("version" if getattr(row, "read_at", None) and stream is CHANGES else stream.name for row in rows)

@@ -129,6 +129,11 @@ def renumber(tx: Connection) -> None:
     tx.execute(sa.update(archives).values(_NOTHING_PENDING))
 
 
+def everything_again(tx: Connection) -> None:
+    """All that is here goes into the archives once more, since nobody knows what of it they hold."""
+    tx.execute(sa.update(archives).values(position={}, cursor_xid=sa.text("'0'::xid8")))
+
+
 def _after_restored() -> dict[str, Position]:
     return {stream.name: [2, *stream.start] for stream in STREAMS}
 

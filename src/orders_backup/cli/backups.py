@@ -134,17 +134,32 @@ def restore_database(
     backup_id: Annotated[str | None, typer.Option(help="As `backup list` prints it; else the newest.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Fill the empty database of DATABASE_URL from a backup. Let nothing else of the service run meanwhile."""
-    from orders_backup.backups import dumps, refill
+    """Fill the empty database of DATABASE_URL from a backup, or go on with that. Let nothing else of the service run
+    meanwhile."""
+    from orders_backup import db
+    from orders_backup.backups import dumps, fit, refill
     from orders_backup.local import postgres
 
     with opened(data_dir) as runtime:
+        with db.transaction(runtime.db) as tx:
+            backup_id = backup_id or fit.begun(tx)
         ids = [one for one in dumps.ids(runtime) if backup_id in {None, one}]
         if not ids:
             raise InvalidRequestError(f"There is no backup {backup_id or ''} in the bucket.")
         found = dumps.get(runtime, ids[0])
         refill.refill(runtime, postgres.find(), found)
     typer.echo(f"{found.id} restored, made {found.made_at:%Y-%m-%d %H:%M:%S}.")
+
+
+@backups.command("finish-restore", epilog="Example: orders-backup backup finish-restore")
+def finish_restore(data_dir: DataDir = None) -> None:
+    """Make a database that was restored by other means (to a point in time, or by pg_restore) ready to be worked on.
+    Give it once, before anything of the service starts."""
+    from orders_backup.backups import refill
+
+    with opened(data_dir) as runtime:
+        refill.finish(runtime)
+    typer.echo("The database is ready.")
 
 
 class _Told:
