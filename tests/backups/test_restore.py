@@ -18,9 +18,10 @@ from orders_backup import db as database
 from orders_backup import store
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import client
-from orders_backup.backups import restore
+from orders_backup.backups import restore, state
+from orders_backup.backups import run as runs
 from orders_backup.budget import Priority
-from orders_backup.errors import BackupDamagedError, ConflictError, NotFoundError, SettingsError
+from orders_backup.errors import BackupDamagedError, ConflictError, LeaseLostError, NotFoundError, SettingsError
 from orders_backup.orders import feed
 from orders_backup.runtime import Runtime
 from orders_backup.webhooks import endpoints, outbox
@@ -201,6 +202,53 @@ def test_with_the_word_an_account_gets_what_it_lacks_and_nothing_twice(busy: Sho
     after = everything(busy.runtime)
     for name in ("order_versions unpacked", "order_events unpacked", "unreadable_orders"):
         assert after[name] == before[name]
+
+
+@pytest.mark.parametrize("when", ["at rest", "at work", "on its way"])
+def test_bytes_that_return_in_a_merge_are_in_the_archive_too(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The archive has A and B; the older database has seen A before and after B, and once more by confirming it."""
+    first, second = b'{"id":"order","v":"A"}', b'{"id":"order","v":"B"}'
+    read(few, first, second=1)
+    keep(few.runtime)
+    older = make_installation()
+    brought_back(older, few.account_id)
+    read(few, second, second=5)
+    keep(few.runtime)
+    there = Shop(few.world, older, few.seller_id, few.account_id)
+    read(there, first, second=9)
+    keep(older)
+    read(there, b'{"id":"another"}')
+    put = runs.put_manifest
+
+    def puts(*arguments: Any) -> None:
+        """The merge comes before the manifest that is written now, or after it was put and before that was noted."""
+        if when == "at work":
+            brought_back(older, few.account_id, into_existing=True)
+        put(*arguments)
+
+    def notes(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "put_manifest", puts)
+        if when == "at work":
+            with pytest.raises(LeaseLostError):
+                keep(older)
+        if when == "on its way":
+            patch.setattr(state, "advance", notes)
+            with pytest.raises(KeyboardInterrupt):
+                keep(older)
+    if when != "at work":
+        brought_back(older, few.account_id, into_existing=True)
+    assert there.versions("order") == [first, second, first]
+    keep(older)
+    fresh = make_installation()
+    brought_back(fresh, few.account_id)
+    assert Shop(few.world, fresh, few.seller_id, few.account_id).versions("order") == [first, second, first]
+    assert execute(fresh.db, "SELECT order_data->>'v' FROM orders WHERE order_id = 'order'") == [("A",)]
+    assert execute(fresh.db, "SELECT count(*) FROM orders WHERE order_id = 'another'") == [(1,)]
 
 
 def test_a_user_who_connected_the_seller_again_is_told(few: Shop, make_installation: Make) -> None:

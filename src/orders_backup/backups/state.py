@@ -129,6 +129,15 @@ def renumber(tx: Connection) -> None:
     tx.execute(sa.update(archives).values(_NOTHING_PENDING))
 
 
+def again(tx: Connection, account_id: UUID) -> None:
+    """All of an account goes into its archive once more. Who is writing it now has lost it, and what he was about to put
+    counts only where it is in the bucket."""
+    lost = {"lease_generation": archives.c.lease_generation + 1, "leased_until": None, "rung_at": None}
+    values = {"position": {}, "cursor_xid": sa.text("'0'::xid8"), "due_at": sa.func.clock_timestamp()}
+    mine = archives.c.account_id == account_id
+    tx.execute(sa.update(archives).values(**values, **lost, **_NOTHING_PENDING).where(mine))
+
+
 def everything_again(tx: Connection) -> None:
     """All that is here goes into the archives once more, since nobody knows what of it they hold."""
     tx.execute(sa.update(archives).values(position={}, cursor_xid=sa.text("'0'::xid8")))

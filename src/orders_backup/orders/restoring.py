@@ -108,6 +108,15 @@ def told(tx: Connection, account_id: UUID, found: Sequence[Change]) -> None:
     db.copy(tx, order_changes, columns, rows)
 
 
+def versions_told(tx: Connection, account_id: UUID) -> int:
+    """How many versions this transaction has stored so far."""
+    query = """
+        SELECT count(*) FROM order_changes
+         WHERE account_id = :account AND xid = pg_current_xact_id() AND kinds <> ARRAY['order.superseded']
+    """
+    return int(tx.execute(sa.text(query), {"account": account_id}).scalar_one())
+
+
 def untold(tx: Connection, account_id: UUID) -> None:
     """What this transaction told the feed lies before every cursor, too."""
     statement = sa.text("""
