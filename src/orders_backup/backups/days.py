@@ -110,7 +110,7 @@ def _file(run: Run, key: str, sources: list[Source]) -> Part:
 def _remove(run: Run, manifest: Manifest) -> None:
     """What the day's files hold, too. A bucket that lets nothing be removed keeps it."""
     folder = shelf.step(run.account_id, 0).rpartition("/")[0] + "/"
-    keys = [key for key in stores.names(run.store, folder) if shelf.number(key) <= manifest.last]
+    keys = [key for key in stores.names(run.store, folder) if manifest.first <= shelf.number(key) <= manifest.last]
     try:
         stores.delete(run.store, keys)
     except StorageUnavailableError as error:

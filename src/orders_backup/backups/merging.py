@@ -38,9 +38,7 @@ def add(tx: Connection, codec: Codec, account_id: UUID, batch: Batch) -> int:
     readings = [changes.read(record.read_at, body) for record, body in _of(batch, records.Version)]
     recorded = archive.record(tx, codec, account_id, readings, cause=CAUSE)
     added = recorded.inserted + recorded.updated
-    if (
-        restoring.versions_told(tx, account_id) > added
-    ):  # bytes that returned after a late reading: no archive has those
+    if restoring.versions_told(tx, account_id) > added:  # bytes that return after a late reading are in no archive
         state.again(tx, account_id)
     events = [
         JournalEvent(record.event_id, record.event_type, record.occurred_at, record.order_id, [], body)

@@ -151,6 +151,17 @@ def restore_database(
     typer.echo(f"{found.id} restored, made {found.made_at:%Y-%m-%d %H:%M:%S}.")
 
 
+@backups.command("begin-anew", epilog="Example: orders-backup backup begin-anew --account-id 6b1f…")
+def begin_anew(account_id: Annotated[uuid.UUID, typer.Option(help="Whose archive.")], data_dir: DataDir = None) -> None:
+    """Begin the archive of an account anew: for one that is damaged, or lies in another bucket than before. What is in
+    the database goes into it once more; what lies there stays, and counts no more."""
+    from orders_backup.backups import anew
+
+    with acting(data_dir, "begin_archive_anew", account_id=account_id) as runtime:
+        first = anew.begin(runtime, account_id)
+    typer.echo(f"The archive of {account_id} begins anew with step {first}.")
+
+
 @backups.command("finish-restore", epilog="Example: orders-backup backup finish-restore")
 def finish_restore(data_dir: DataDir = None) -> None:
     """Make a database that was restored by other means (to a point in time, or by pg_restore) ready to be worked on.
