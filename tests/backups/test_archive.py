@@ -331,6 +331,31 @@ def test_an_older_database_finds_its_place_after_the_steps_became_a_day(
     assert {order(0), order(1), order(2), order(9)} <= set(bodies(few.runtime, few.account_id))
 
 
+def test_two_databases_that_write_one_step_at_once_overwrite_no_file_of_each_other(
+    few: Shop, make_installation: Callable[[], Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone of the database has everything in common with it, the generation of the lease, too."""
+    keep(few.runtime)
+    clone = make_installation()
+    brought_back(clone, few.account_id)
+    execute(clone.db, "UPDATE archives SET lease_generation = 1")
+    read(few, order(1))
+    read(Shop(few.world, clone, few.seller_id, few.account_id), order(2), order(3))
+    put = runs.put_manifest
+
+    def put_(run: runs.Run, *arguments: Any) -> None:
+        """The clone stores its file before this manifest is put, and gets no further."""
+        if run.runtime is clone:
+            raise Died
+        with pytest.raises(Died):
+            keep(clone)
+        put(run, *arguments)
+
+    monkeypatch.setattr(runs, "put_manifest", put_)
+    keep(few.runtime)
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+
+
 # A day that is over
 
 

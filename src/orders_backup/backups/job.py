@@ -114,8 +114,7 @@ def _step(run: Run, most: int) -> bool:
     key = shelf.step(run.account_id, row.number + 1)
     parts = []
     if first:
-        file = shelf.part(key, run.lease.generation)
-        parts = [shelf.put(run.store, file, _chained(first, lines), counted=new.counts, alive=run.alive)]
+        parts = [shelf.put(run.store, shelf.part(key), _chained(first, lines), counted=new.counts, alive=run.alive)]
     manifest = Manifest(
         account_id=run.account_id,
         first=row.number + 1,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import zstandard
 
@@ -36,9 +36,10 @@ def anew(account_id: UUID, first: int) -> str:
     return f"{ROOT}{account_id}/chains/{first:010}.json"
 
 
-def part(manifest_key: str, generation: int, number: int = 1) -> str:
-    """The key of a file. It carries the lease's generation: whoever wakes up late overwrites nothing."""
-    return f"{manifest_key.removesuffix('.json')}-{generation}-{number:03}.jsonl.zst"
+def part(manifest_key: str, number: int = 1) -> str:
+    """The key of a file, which nobody else ever takes: whoever wakes up late overwrites nothing, nor does another
+    database of the same past."""
+    return f"{manifest_key.removesuffix('.json')}-{uuid4().hex[:8]}-{number:03}.jsonl.zst"
 
 
 def accounts(store: Store) -> list[UUID]:
