@@ -59,7 +59,8 @@ class Report(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """How many versions, and the sum of their hashes."""
+    """How many different documents of orders, and the sum of their hashes. Two databases of one past may have read the
+    same one at different moments: the archive has both readings, a database that was merged with it the first."""
 
     versions: int
     sum: int
@@ -150,7 +151,8 @@ def _login(runtime: Runtime, scratch: Runtime, account_id: UUID) -> Iterator[str
 
 _FINGERPRINT = sa.text("""
     SELECT count(*), coalesce(sum(('x' || left(encode(sha256, 'hex'), 15))::bit(60)::bigint), 0)
-      FROM order_versions WHERE account_id = :account AND stored_at < :before
+      FROM (SELECT DISTINCT order_id, sha256 FROM order_versions
+             WHERE account_id = :account AND stored_at < :before) v
 """)
 _WRONG_HEADS = sa.text("""
     SELECT count(*) FROM (
