@@ -171,6 +171,15 @@ def test_what_is_new_is_due_within_five_minutes_and_not_at_once_after_a_step(few
     assert runs.LEASE.total_seconds() + worker.LOOK_SECONDS + float(wait) < 300
 
 
+def test_a_clock_that_was_days_ahead_once_silences_no_archive(few: Shop) -> None:
+    keep(few.runtime)
+    execute(few.runtime.db, "UPDATE archives SET made_at = clock_timestamp() + interval '3 days'")
+    read(few, order(1))
+    assert due(few.runtime) == 1
+    [(wait,)] = execute(few.runtime.db, "SELECT extract(epoch FROM due_at - clock_timestamp()) FROM archives")
+    assert wait <= state.EVERY_SECONDS
+
+
 @pytest.mark.parametrize("table", ["order_events", "order_extra_versions", "unreadable_orders", "orders"])
 def test_whatever_is_new_in_any_table_makes_the_archive_due(few: Shop, table: str) -> None:
     few.look()

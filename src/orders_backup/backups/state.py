@@ -65,7 +65,9 @@ _WAKE = sa.text(f"""
             OR EXISTS (SELECT FROM orders t WHERE t.account_id = a.id AND t.state_xid >= k.cursor_xid))
            FOR UPDATE OF k SKIP LOCKED)
     UPDATE archives k
-       SET due_at = greatest(clock_timestamp(), k.made_at + make_interval(secs => :every)), rung_at = NULL
+       SET due_at = least(greatest(clock_timestamp(), k.made_at + make_interval(secs => :every)),
+                          clock_timestamp() + make_interval(secs => :every)),  -- whatever clock told made_at
+           rung_at = NULL
       FROM news WHERE k.account_id = news.account_id
 """)
 
