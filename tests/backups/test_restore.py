@@ -1,12 +1,14 @@
 """What comes back from the archive: everything, once, told to nobody, with its login; nothing where it is damaged."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, read, stored
@@ -16,6 +18,7 @@ from tests.storage import Bucket
 
 from orders_backup import db as database
 from orders_backup import store
+from orders_backup.accounts import connect, journal, recovery, returning, tokens
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import client
 from orders_backup.backups import restore, state
@@ -301,6 +304,71 @@ def test_a_killed_restore_goes_on_where_it_was(busy: Shop, make_installation: Ma
     assert [one.status for one in restore.restore_all(other) if one.phase == "finished"] == ["active"]
     same(busy.runtime, other)
     assert list(restore.restore_all(other)) == []
+
+
+# While it comes back
+
+
+def interrupted(runtime: Runtime, account_id: UUID) -> None:
+    """A restore that ended in its middle."""
+    for one in restore.restore(runtime, account_id):
+        if one.phase == "bytes":
+            return
+
+
+def test_an_account_that_comes_back_is_neither_connected_nor_disconnected(few: Shop, make_installation: Make) -> None:
+    keep(few.runtime)
+    other = make_installation()
+    interrupted(other, few.account_id)
+    with pytest.raises(ConflictError, match="coming back"):
+        connect.begin_again(other, few.account_id)
+    with pytest.raises(ConflictError, match="coming back"), database.transaction(other.db) as tx:
+        connect.disconnect(tx, few.account_id)
+    assert execute(other.db, "SELECT status, reason FROM accounts") == [("disconnected", "restoring")]
+    assert brought_back(other, few.account_id).status == "active"
+    connect.begin_again(other, few.account_id)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_device_flow_that_was_begun_before_waits_until_the_account_is_back(few: Shop, agrees: bool) -> None:
+    keep(few.runtime)
+    connect.begin_again(few.runtime, few.account_id)
+    execute(few.runtime.db, "UPDATE accounts SET status = 'disconnected', reason = 'restoring'")
+    polled = "UPDATE device_flows SET due_at = clock_timestamp(), leased_until = NULL"
+    if agrees:
+        few.world.approves(few.world.devices()[-1]["user_code"], few.seller_id)
+    else:
+        polled += ", expires_at = now() - interval '1 h'"
+    execute(few.runtime.db, polled)
+    connect.poll(few.runtime, few.account_id)
+    [waiting] = execute(few.runtime.db, "SELECT status, reason FROM accounts")
+    assert waiting == ("disconnected", "restoring")
+    execute(few.runtime.db, "UPDATE accounts SET reason = NULL")
+    execute(few.runtime.db, polled)
+    connect.poll(few.runtime, few.account_id)
+    [(status,)] = execute(few.runtime.db, "SELECT status FROM accounts")
+    assert status == ("active" if agrees else "disconnected")
+
+
+def test_a_login_that_is_newer_than_the_journals_stays(few: Shop) -> None:
+    """It was refreshed here, and lost its disk before the bucket had it."""
+    execute(few.runtime.db, "UPDATE account_tokens SET due_at = clock_timestamp()")
+    tokens.refresh_due(few.runtime, few.account_id)
+    shutil.rmtree(journal.spool_folder(few.runtime))
+    found = recovery.bring_back(few.runtime, few.account_id)
+    assert found is not None
+    assert found.generation == 2
+    assert few.value("SELECT generation FROM account_tokens") == 2
+
+
+def test_an_account_that_is_not_waiting_any_more_is_not_put_back_into(few: Shop) -> None:
+    keep(few.runtime)
+    execute(few.runtime.db, "INSERT INTO restores (account_id) SELECT id FROM accounts")
+    with pytest.raises(ConflictError, match="--into-existing"):
+        brought_back(few.runtime, few.account_id)
+    assert brought_back(few.runtime, few.account_id, into_existing=True).added == 0
+    assert returning.log_in(few.runtime, few.account_id, status="disconnected") == "active"
+    assert execute(few.runtime.db, "SELECT status FROM accounts") == [("active",)]
 
 
 # What is damaged, or not there

@@ -76,9 +76,9 @@ def restore(runtime: Runtime, account_id: UUID, *, into_existing: bool = False) 
     if not found.links:
         raise NotFoundError(f"There is no archive of account {account_id} in the bucket.")
     with database.transaction(runtime.db) as tx:
-        is_known, mark = returning.is_known(tx, account_id), progress.get(tx, account_id)
+        is_waiting, mark = returning.is_waiting(tx, account_id), progress.get(tx, account_id)
         has_orders = restoring.holds_orders(tx, account_id)
-    goes_on = mark is not None and mark.phase != "finished" and is_known
+    goes_on = mark is not None and mark.phase != "finished" and is_waiting
     if has_orders and not goes_on and not into_existing:
         raise ConflictError(f"Account {account_id} has orders here; say --into-existing to add what it lacks.")
     yield from _proven(found)
