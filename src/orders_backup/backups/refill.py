@@ -6,6 +6,7 @@ rest of 2. Webhooks go on behind all of it, so nobody is told anything twice.
 """
 
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -116,11 +117,14 @@ def untell(tx: Connection) -> None:
 def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
     """In one transaction: all of it, or nothing."""
     options = ["--no-owner", "--exit-on-error", "--single-transaction"]
-    target = dumps.environment(runtime.settings.database_url)
+    target = dumps.environment(runtime.db)
     command = [str(programs / "pg_restore"), *options, f"--dbname={target['PGDATABASE']}"]
-    with subprocess.Popen(  # noqa: S603 - our own words
-        command, env=target, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(  # noqa: S603 - our own words
+            command, env=target, stdin=subprocess.PIPE, stderr=said
+        ) as process,
+    ):
         assert process.stdin is not None  # noqa: S101 – asked for above
         try:
             with suppress(BrokenPipeError):  # what it says on stderr tells more
@@ -131,4 +135,4 @@ def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
             process.kill()  # before it learns of the end, so that it commits nothing
             raise
         if process.wait():
-            raise BackupFailedError(f"pg_restore: {dumps.last_line(process)}")
+            raise BackupFailedError(f"pg_restore: {dumps.last_line(said, process)}")
