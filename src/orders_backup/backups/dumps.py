@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import fit, restore, sealing
+from orders_backup.backups import fit, restore, sealing, signing
 from orders_backup.errors import BackupDamagedError, BackupFailedError, SettingsError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.vault import Vault
@@ -31,7 +31,6 @@ FOLDER = "database/"
 LEVEL = 3
 CHUNK_BYTES = 1024 * 1024
 PURPOSE = "backup"
-SIGNATURE = 16
 
 _OF_LINKS = {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 """What may be left out of the environment: no program gets elsewhere by it."""
@@ -83,7 +82,7 @@ def create(runtime: Runtime, programs: Path, *, now: datetime) -> Dump:
     )
     for _ in read(runtime, made):
         pass
-    stores.put(store, _manifest(backup_id), _signed(runtime.vault, made), if_absent=True)
+    stores.put(store, _manifest(backup_id), signing.signed(runtime.vault, made, purpose=PURPOSE), if_absent=True)
     log.info("backup_created", backup_id=backup_id, bytes=made.bytes)
     return made
 
@@ -227,19 +226,8 @@ def counts(tx: Connection) -> dict[str, tuple[int, int]]:
     return {row[0]: (row[1], row[2]) for row in tx.execute(query)}
 
 
-def _signed(vault: Vault, dump: Dump) -> bytes:
-    """The manifest, and behind it on a line of its own the signature."""
-    content = msgspec.json.encode(dump)
-    return content + b"\n" + vault.sign(content, purpose=PURPOSE)[:SIGNATURE].hex().encode() + b"\n"
-
-
 def _opened(vault: Vault, content: bytes | None, key: str) -> Dump:
-    told, _, signature = (content or b"").rstrip(b"\n").rpartition(b"\n")
-    try:
-        is_ours = vault.signed(bytes.fromhex(signature.decode()) + told, purpose=PURPOSE) is not None
-        dump = msgspec.json.decode(told, type=Dump) if is_ours else None
-    except (ValueError, msgspec.MsgspecError):
-        dump = None
+    dump = signing.opened(vault, content or b"", Dump, purpose=PURPOSE)
     if dump is None or _manifest(dump.id) != key:
         raise BackupDamagedError(f"The manifest {key} is not ours, or was changed.")
     return dump
