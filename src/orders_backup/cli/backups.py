@@ -41,7 +41,8 @@ def create_backup(
             now = db.clock(tx)
         made = dumps.create(runtime, postgres.find(), now=now)
         keep = retention.Keep(keep_daily, keep_weekly, keep_monthly)
-        dumps.remove(runtime, retention.spent(dumps.everything(runtime), keep))
+        spent = retention.spent(dumps.everything(runtime), keep)
+        dumps.remove(runtime, [one for one in spent if one.id != made.id])  # a clock that was ahead made newer ones
     print_rows(made, [f"{made.id}  {made.bytes} bytes of PostgreSQL {made.server}"], as_json=as_json)
 
 
@@ -54,7 +55,9 @@ def list_backups(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         found, databases = listing.archives(runtime), dumps.everything(runtime)
     lines = [f"{one.id}  {one.bytes} bytes of PostgreSQL {one.server}" for one in databases]
     lines += [
-        f"{one.account_id}  {one.name}  {one.versions} versions, {one.bytes} bytes, {one.made_at:%Y-%m-%d %H:%M}"
+        f"{one.account_id}  {one.problem}"
+        if one.made_at is None
+        else f"{one.account_id}  {one.name}  {one.versions} versions, {one.bytes} bytes, {one.made_at:%Y-%m-%d %H:%M}"
         for one in found
     ]
     print_rows({"databases": databases, "archives": found}, lines, as_json=as_json)
@@ -101,6 +104,7 @@ def restore_archives(
                 finished.append(progress)
     lines = [
         f"{one.account_id}  {one.status or f'{one.added} versions added'}, {one.of} records in the archive"
+        + (f", {one.refused} DOCUMENTS LEFT OUT that are not what their SHA-256 tells" if one.refused else "")
         for one in finished
     ]
     print_rows(finished, lines or ["Everything is here already."], as_json=as_json)
