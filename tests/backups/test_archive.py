@@ -31,7 +31,7 @@ from orders_backup import worker
 from orders_backup.backups import anew, job, listing, manifests, reading, restore, shelf, state
 from orders_backup.backups import run as runs
 from orders_backup.backups.manifests import Link
-from orders_backup.backups.records import State
+from orders_backup.backups.records import Change, Extra, State, Version
 from orders_backup.errors import BackupDamagedError, LeaseLostError, NotFoundError, StorageUnavailableError
 from orders_backup.orders import archive, changes
 from orders_backup.runtime import Runtime
@@ -150,6 +150,38 @@ def test_that_program_keeps_what_two_databases_gave_one_number(
     read(Shop(few.world, older, few.seller_id, few.account_id), b'{"id":"order","v":2}', second=2)
     keep(older)
     assert {b'{"id":"order","v":1}', b'{"id":"order","v":2}'} <= set(example(few, bucket, tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["sha256 = '\\x00'", "body = '\\x00'"])
+def test_a_document_that_is_not_what_was_stored_is_left_out_told_and_keeps_no_other_out(
+    few: Shop, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few.look()
+    lost = few.value("SELECT max(order_id) FROM orders")
+    execute(few.runtime.db, f"UPDATE order_versions SET {damage} WHERE order_id = :id", id=lost)
+    execute(few.runtime.db, f"UPDATE order_extra_versions SET {damage}")
+    capsys.readouterr()
+    keep(few.runtime)
+    extras = len(execute(few.runtime.db, "SELECT 1 FROM order_extra_versions"))
+    assert capsys.readouterr().out.count("archive_document_refused") == extras + 1 > 1
+    found = [one for one, _ in archived(few.runtime, few.account_id)]
+    assert sum(isinstance(one, Version) for one in found) == 11
+    assert not any(isinstance(one, Extra) for one in found)
+    assert [one.order_id for one in found if isinstance(one, Change) and one.kinds == ["order.created"]] == [lost]
+    assert listing.verify(few.runtime)[0].problem is None
+
+
+def test_a_page_of_large_documents_ends_by_their_size_not_by_how_well_they_are_packed(
+    few: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(few, *(order(number, filling="x" * 100_000) for number in range(4)))
+    monkeypatch.setattr(reading, "PAGE_BYTES", 200_000)
+    monkeypatch.setattr(reading, "FETCHED_AT_ONCE", 1)
+    with database.snapshot(few.runtime.db) as tx:
+        below = reading.horizon(tx)
+        page = reading.page(tx, few.runtime.codec, few.account_id, reading.CHANGES, None, below=below)
+    assert page.has_more
+    assert sum(len(line) > 100_000 for line in page.lines) <= 3
 
 
 # When

@@ -5,13 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, read, stored
+from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, over, read, stored
 from tests.hostile import corpus
 from tests.shop import Shop
 from tests.storage import Bucket
@@ -21,7 +21,7 @@ from orders_backup import store
 from orders_backup.accounts import connect, journal, recovery, returning, tokens
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import client
-from orders_backup.backups import restore, state
+from orders_backup.backups import listing, reading, restore, shelf, state
 from orders_backup.backups import run as runs
 from orders_backup.budget import Priority
 from orders_backup.errors import BackupDamagedError, ConflictError, LeaseLostError, NotFoundError, SettingsError
@@ -304,6 +304,83 @@ def test_a_killed_restore_goes_on_where_it_was(busy: Shop, make_installation: Ma
     assert [one.status for one in restore.restore_all(other) if one.phase == "finished"] == ["active"]
     same(busy.runtime, other)
     assert list(restore.restore_all(other)) == []
+
+
+@pytest.mark.parametrize("into_existing", [False, True])
+def test_a_document_that_does_not_fit_its_hash_is_left_out_told_and_keeps_no_other_out(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, into_existing: bool
+) -> None:
+    """A program that did not look put it into the archive."""
+    other = make_installation()
+    if into_existing:
+        keep(few.runtime)
+        brought_back(other, few.account_id)
+        read(few, *(b'{"id":"new-%d"}' % number for number in range(3)))
+    spoiled = few.value("SELECT max(order_id) FROM orders")
+    execute(few.runtime.db, "UPDATE order_versions SET sha256 = '\\x00' WHERE order_id = :id", id=spoiled)
+    with monkeypatch.context() as patch:
+        codec = few.runtime.codec
+        opened = lambda tx, _, row: row.body and codec.decompress(tx, row.dictionary_id, row.body)  # noqa: E731
+        patch.setattr(reading, "_document", opened)
+        keep(few.runtime)
+    assert "SHA-256" in str(listing.verify(few.runtime)[0].problem)
+    done = brought_back(other, few.account_id, into_existing=into_existing)
+    assert done.refused == 1
+    held = {row[0] for row in execute(other.db, "SELECT order_id FROM orders")}
+    assert held == {row[0] for row in few.rows("SELECT order_id FROM orders")} - {spoiled}
+
+
+@pytest.mark.parametrize("into_existing", [False, True])
+def test_a_day_that_is_put_together_meanwhile_disturbs_neither_a_restore_nor_a_proof(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, into_existing: bool
+) -> None:
+    for number in range(3):
+        read(few, b'{"id":"order-%d"}' % number, second=number)
+        keep(few.runtime)
+    content, read_ = shelf.content, [0]
+
+    def content_(*arguments: Any) -> Iterator[bytes]:
+        read_[0] += 1
+        if read_[0] == 2:
+            over(few.runtime)
+            keep(few.runtime)
+        return content(*arguments)
+
+    monkeypatch.setattr(shelf, "content", content_)
+    if into_existing:
+        assert listing.verify(few.runtime)[0].problem is None
+    else:
+        other = make_installation()
+        assert brought_back(other, few.account_id).status == "active"
+        assert execute(other.db, "SELECT count(*) FROM orders") == [(15,)]
+    assert execute(few.runtime.db, "SELECT days_to FROM archives") == [(3,)]
+
+
+def test_bytes_that_are_an_order_by_now_are_not_unreadable_after_a_merge(few: Shop) -> None:
+    """A newer program reads what an older one could not."""
+    statement = """INSERT INTO unreadable_orders (account_id, sha256, read_at, body)
+                   SELECT account_id, sha256, read_at, :body FROM order_versions WHERE order_id = 'odd'"""
+    read(few, b'{"id":"odd"}')
+    execute(few.runtime.db, statement, body=b'{"id":"odd"}')
+    keep(few.runtime)
+    execute(few.runtime.db, "DELETE FROM unreadable_orders")
+    brought_back(few.runtime, few.account_id, into_existing=True)
+    assert execute(few.runtime.db, "SELECT count(*) FROM unreadable_orders") == [(0,)]
+
+
+def test_an_interrupted_restore_of_all_begins_no_other_account(
+    few: Shop, make_shop: Callable[[int], Shop], make_installation: Make
+) -> None:
+    for _ in range(3):
+        make_shop(1).backfill()
+    keep(few.runtime)
+    other = make_installation()
+    going = restore.restore_all(other)
+    next(going)
+    going.close()
+    [(begun,)] = execute(other.db, "SELECT count(*) FROM restores")
+    assert begun <= restore.AT_ONCE
+    assert sum(one.phase == "finished" for one in restore.restore_all(other)) == 4
 
 
 # While it comes back

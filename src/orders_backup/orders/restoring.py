@@ -244,6 +244,7 @@ def _page(tx: Connection, account_id: UUID, after: str, most: int) -> dict[str, 
 def tidy(tx: Connection, account_id: UUID) -> None:
     """Bytes that named no order when they came, and do to a newer program, are a version by now; and an event whose
     order was read after it counts as followed."""
+    tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
     statement = """
         DELETE FROM unreadable_orders u WHERE u.account_id = :account AND EXISTS (
             SELECT FROM order_versions v WHERE v.account_id = :account AND v.sha256 = u.sha256)
