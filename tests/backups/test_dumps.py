@@ -19,7 +19,7 @@ from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import vault
 from orders_backup.accounts import tokens
-from orders_backup.backups import dumps, listing, refill, retention, sealing, state
+from orders_backup.backups import dumps, fit, listing, refill, retention, sealing, state
 from orders_backup.backups.dumps import Dump
 from orders_backup.backups.retention import Keep
 from orders_backup.errors import (
@@ -208,6 +208,7 @@ def test_a_damaged_backup_fills_nothing(
     with pytest.raises(BackupDamagedError):
         refill.refill(other, postgres.find(), dumps.get(other, made.id))
     assert [one.id for one in listing.verify_dumps(few.runtime) if one.problem] == [made.id]
+    fit.require(other.db)
     with database.transaction(other.db) as tx:
         assert refill.is_empty(tx)
 

@@ -21,7 +21,7 @@ from orders_backup import store
 from orders_backup.accounts import connect, journal, recovery, returning, tokens
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import client
-from orders_backup.backups import listing, reading, restore, shelf, state
+from orders_backup.backups import anew, listing, reading, restore, shelf, state
 from orders_backup.backups import run as runs
 from orders_backup.budget import Priority
 from orders_backup.errors import BackupDamagedError, ConflictError, LeaseLostError, NotFoundError, SettingsError
@@ -207,7 +207,7 @@ def test_with_the_word_an_account_gets_what_it_lacks_and_nothing_twice(busy: Sho
         assert after[name] == before[name]
 
 
-@pytest.mark.parametrize("when", ["at rest", "at work", "on its way"])
+@pytest.mark.parametrize("when", ["at rest", "at work", "on its way", "about to begin anew"])
 def test_bytes_that_return_in_a_merge_are_in_the_archive_too(
     few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -243,10 +243,14 @@ def test_bytes_that_return_in_a_merge_are_in_the_archive_too(
             patch.setattr(state, "advance", notes)
             with pytest.raises(KeyboardInterrupt):
                 keep(older)
+    if when == "about to begin anew":
+        anew.begin(older, few.account_id)
     if when != "at work":
         brought_back(older, few.account_id, into_existing=True)
     assert there.versions("order") == [first, second, first]
     keep(older)
+    begins = restore.source(older, few.account_id).links[0].manifest.first
+    assert (begins > 1) is (when == "about to begin anew")
     fresh = make_installation()
     brought_back(fresh, few.account_id)
     assert Shop(few.world, fresh, few.seller_id, few.account_id).versions("order") == [first, second, first]

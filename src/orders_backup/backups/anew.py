@@ -20,5 +20,5 @@ def begin(runtime: Runtime, account_id: UUID) -> int:
         first = state.begin_anew(tx, account_id, seen=seen, key=lambda number: shelf.anew(account_id, number))
     if first is None:
         raise NotFoundError(f"There is no archive of account {account_id}.")
-    log.warning("archive_begun_anew", account_id=str(account_id), here=first)
+    log.warning("archive_restarted", account_id=str(account_id), here=first)
     return first

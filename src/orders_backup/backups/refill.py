@@ -18,7 +18,7 @@ from orders_backup import db as database
 from orders_backup.accounts import recovery
 from orders_backup.backups import dumps, fit, state
 from orders_backup.backups.dumps import Dump
-from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError
+from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError, OrdersBackupError
 from orders_backup.runtime import Runtime
 
 UNSENT = "A backup was restored; it may have been sent after that was made. Replay it where it was not."
@@ -53,7 +53,13 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
         elif begun != dump.id:
             raise ConflictError(f"The database was filled from the backup {begun}; go on with --backup-id {begun}.")
     if is_to_be_filled:
-        _restored(runtime, programs, dump)
+        try:
+            _restored(runtime, programs, dump)
+        except OrdersBackupError:
+            with database.transaction(runtime.db) as tx:
+                if is_empty(tx):
+                    fit.end(tx)
+            raise
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
         if dumps.counts(tx) != dump.counts:

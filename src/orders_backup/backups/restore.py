@@ -8,7 +8,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -108,7 +108,7 @@ def _brought_back(found: Source, *, into_existing: bool) -> Iterator[Progress]:
     yield _logged_in(found)
 
 
-def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Iterator[Progress]:
+def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Generator[Progress, None, None]:
     """Every account of the bucket, two at a time: while one waits for PostgreSQL the other unpacks. One that came back
     before and is here is left as it is. Raises what `restore` raises: before anything is written where an account has
     orders here, and after all others are done where an archive is damaged."""

@@ -138,7 +138,8 @@ def again(tx: Connection, account_id: UUID) -> None:
     put counts only where it is in the bucket."""
     values = {"position": {}, "cursor_xid": sa.text("'0'::xid8")}
     mine = archives.c.account_id == account_id
-    tx.execute(sa.update(archives).values(**values, **_taken_away(), **_NOTHING_PENDING).where(mine))
+    begins_anew = sa.func.coalesce(archives.c.pending_key, "").contains("/chains/")  # then all of it goes there anyway
+    tx.execute(sa.update(archives).values(**values, **_taken_away(), **_NOTHING_PENDING).where(mine, ~begins_anew))
 
 
 def begin_anew(tx: Connection, account_id: UUID, *, seen: int, key: Callable[[int], str]) -> int | None:
