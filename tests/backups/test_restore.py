@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -373,18 +375,37 @@ def test_bytes_that_are_an_order_by_now_are_not_unreadable_after_a_merge(few: Sh
 
 
 def test_an_interrupted_restore_of_all_begins_no_other_account(
-    few: Shop, make_shop: Callable[[int], Shop], make_installation: Make
+    few: Shop, make_shop: Callable[[int], Shop], make_installation: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    may_go_on = threading.Event()
+    put_back, shutdown = returning.put_back, ThreadPoolExecutor.shutdown
+
+    def put_back_(*arguments: Any) -> None:
+        assert may_go_on.wait(60)
+        put_back(*arguments)
+
+    def shutdown_(pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Those who have begun go on when the others were told, or would be waited for."""
+        if wait:
+            may_go_on.set()
+        shutdown(pool, wait, cancel_futures=cancel_futures)
+        may_go_on.set()
+
     for _ in range(3):
         make_shop(1).backfill()
     keep(few.runtime)
     other = make_installation()
-    going = restore.restore_all(other)
-    next(going)
-    going.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(returning, "put_back", put_back_)
+        patch.setattr(ThreadPoolExecutor, "shutdown", shutdown_)
+        going = restore.restore_all(other)
+        next(going)
+        going.close()
     [(begun,)] = execute(other.db, "SELECT count(*) FROM restores")
     assert begun <= restore.AT_ONCE
-    assert sum(one.phase == "finished" for one in restore.restore_all(other)) == 4
+    for _ in restore.restore_all(other):
+        pass
+    assert execute(other.db, "SELECT count(*) FROM restores WHERE phase = 'finished'") == [(4,)]
 
 
 # While it comes back
