@@ -120,10 +120,10 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
-        "accounts connect, accounts list, api, backup create, backup drill, backup list, backup restore,"
-        " backup restore-database, backup verify, certificate, doctor, drift, keys create, keys list, keys revoke,"
-        " migrate, orders export, orders rebuild, scheduler, set-aside acknowledge, set-aside list, set-aside retry,"
-        " simulator, sync, tokens recover, up, worker"
+        "accounts connect, accounts list, api, backup begin-anew, backup create, backup drill,"
+        " backup finish-restore, backup list, backup restore, backup restore-database, backup verify, certificate,"
+        " doctor, drift, keys create, keys list, keys revoke, migrate, orders export, orders rebuild, scheduler,"
+        " set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 

@@ -149,6 +149,14 @@ class BackupFailedError(OrdersBackupError):
     title = "A backup failed"
 
 
+class DatabaseUnfinishedError(OrdersBackupError):
+    """The database was restored, and does not fit the cluster it is in yet; nobody may work on it."""
+
+    code = "database_unfinished"
+    status = 503
+    title = "The database's restore is not finished"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 

@@ -32,6 +32,7 @@ from orders_backup import bell, canary, counters, due, liveness, log, metrics, r
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
+from orders_backup.backups import fit
 from orders_backup.backups import job as archiving
 from orders_backup.backups import state as archive_state
 from orders_backup.bell import QUEUE, celery_app
@@ -141,8 +142,11 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
 
 
 def tick(runtime: Runtime, app: Celery, *, wake: bool, look: bool = False) -> int:
-    """Rings for everything that is due, and says how much that was. Raises where the broker is away."""
+    """Rings for everything that is due, and says how much that was. Raises where the broker is away, and, when it
+    looks, DatabaseUnfinishedError where nobody may work on this database."""
     rung: list[tuple[str, due.Key]] = []
+    if look:
+        fit.require(runtime.db)
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
