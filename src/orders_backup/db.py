@@ -76,7 +76,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-ba
 
 def _refuse_dead(connection: "psycopg.Connection[Any]", *_: object) -> None:
     """PostgreSQL says next to nothing on an idle connection unless it ended it: only one on which it said something is
-    asked, and all others cost no way to it. The pool opens another one instead of a dead one."""
+    asked, and all others cost no way to it. The pool opens another one instead of a dead one, and of all older ones."""
     poll = select.poll()
     try:
         poll.register(connection.pgconn.socket, select.POLLIN)
@@ -84,7 +84,7 @@ def _refuse_dead(connection: "psycopg.Connection[Any]", *_: object) -> None:
             connection.execute("SELECT 1")
             connection.rollback()
     except psycopg.Error:
-        raise exc.DisconnectionError from None
+        raise exc.InvalidatePoolError from None
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def transaction(db: Engine) -> Iterator[Connection]:
     so callers must be able to do the whole block again.
     """
     try:
-        with db.begin() as tx:
+        with _connected(db) as tx, tx.begin():
             yield tx
     except _AWAY as error:
         raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
@@ -103,6 +103,13 @@ def transaction(db: Engine) -> Iterator[Connection]:
         if error.connection_invalidated:
             raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
         raise
+
+
+def _connected(db: Engine) -> Connection:
+    try:
+        return db.connect()
+    except exc.InvalidRequestError:  # the pool's word for new connections that are dead as well
+        raise DatabaseUnavailableError("PostgreSQL ends connections as soon as they are made.") from None
 
 
 @contextmanager
