@@ -237,7 +237,7 @@ def test_any_stream_opens_to_what_it_was(chunks: list[bytes], segment: int) -> N
 
 def test_the_newest_of_days_weeks_and_months_stay() -> None:
     """Twice a day for 400 days, the last at noon of Monday, 23 November."""
-    made = [Dump(str(n), NOW - timedelta(hours=12 * n), "", "", "", 0, "", 0, "", {}) for n in range(2 * 400)]
+    made = [Dump(str(n), NOW - timedelta(hours=12 * n), "", "", "", 1, 0, "", 0, "", {}) for n in range(2 * 400)]
     gone = {one.id for one in retention.spent(made, Keep(daily=3, weekly=2, monthly=2))}
     stays = [f"{one.made_at:%m-%d %H}" for one in made if one.id not in gone]
     assert stays == ["11-23 12", "11-22 12", "11-21 12", "10-31 12"]

@@ -6,6 +6,7 @@ rest of 2. Webhooks go on behind all of it, so nobody is told anything twice.
 """
 
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup.accounts import recovery
-from orders_backup.backups import dumps, state
+from orders_backup.backups import dumps, state, tools
 from orders_backup.backups.dumps import Dump
 from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError
 from orders_backup.runtime import Runtime
@@ -42,11 +43,17 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
     """Fills the empty database of this installation, brings it to this program's schema, and takes the newest logins
     from the token journal. Raises ConflictError where it is not empty, BackupDamagedError, BackupFailedError; then it
     is as empty as before."""
+    fill(runtime, programs, dump)
+    log.warning("database_restored", backup_id=dump.id)
+
+
+def fill(runtime: Runtime, programs: Path, dump: Dump, *, alive: Callable[[], None] = lambda: None) -> None:
+    """The same without a word; a drill does it with a scratch database. `alive` is called all the while."""
     with database.transaction(runtime.db) as tx:
         if not is_empty(tx):
             raise ConflictError("The database is not empty; restore a dump into an empty one.")
         tx.execute(sa.text(_ROLE))
-    _restored(runtime, programs, dump)
+    _restored(runtime, programs, dump, alive)
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
         if dumps.counts(tx) != dump.counts:
@@ -55,8 +62,7 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
     with database.transaction(runtime.db) as tx:
         renumber(tx)
     for _ in recovery.recover(runtime):
-        pass
-    log.warning("database_restored", backup_id=dump.id)
+        alive()
 
 
 def is_empty(tx: Connection) -> bool:
@@ -81,15 +87,15 @@ def renumber(tx: Connection) -> None:
               FROM order_changes""",
     ):
         tx.execute(sa.text(statement))
-    for table in ("syncs", "account_tokens", "device_flows", "webhooks", "exports", "archives"):
+    for table in ("syncs", "account_tokens", "device_flows", "webhooks", "exports", "archives", "backups"):
         tx.execute(sa.text(f"UPDATE {table} SET leased_until = NULL, rung_at = NULL"))
 
 
-def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
+def _restored(runtime: Runtime, programs: Path, dump: Dump, alive: Callable[[], None]) -> None:
     """In one transaction: all of it, or nothing."""
     options = ["--no-owner", "--exit-on-error", "--single-transaction"]
-    target = dumps.environment(runtime.settings.database_url)
-    command = [str(programs / "pg_restore"), *options, f"--dbname={target['PGDATABASE']}"]
+    target = tools.environment(runtime.settings.database_url)
+    command = [str(programs / "pg_restore"), *options, f"--dbname={tools.LINK}"]
     with subprocess.Popen(  # noqa: S603 - our own words
         command, env=target, stdin=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -97,10 +103,11 @@ def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
         try:
             with suppress(BrokenPipeError):  # what it says on stderr tells more
                 for chunk in dumps.read(runtime, dump):
+                    alive()
                     process.stdin.write(chunk)
                 process.stdin.close()
         except BaseException:
             process.kill()  # before it learns of the end, so that it commits nothing
             raise
         if process.wait():
-            raise BackupFailedError(f"pg_restore: {dumps.last_line(process)}")
+            raise BackupFailedError(f"pg_restore: {tools.last_line(process)}")
