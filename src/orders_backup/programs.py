@@ -1,6 +1,5 @@
 """Where PostgreSQL's own programs lie on this machine, and of which version a program is."""
 
-import functools
 import importlib.util
 import re
 import shutil
@@ -19,7 +18,6 @@ def folders(program: str) -> Iterator[Path]:
     yield from sorted(installed, key=lambda folder: float(re.sub(r"[^\d.]", "", folder.parent.name) or 0), reverse=True)
 
 
-@functools.cache
 def version(program: Path) -> str:
     """`18.6`; empty where the program is missing or does not run here."""
     try:
