@@ -78,9 +78,7 @@ def body(method: str, path: str, user: object) -> dict[str, Any] | None:
         return bodies.get(path) if method == "POST" else {"description": "x"} if method == "PATCH" else None
     if method == "PATCH":
         return {"name": "x"}
-    if method != "POST" or path.endswith("reconnect"):
-        return None
-    if path.startswith("/backups"):
+    if method != "POST" or path.endswith("reconnect") or path.startswith("/backups"):
         return None
     if path == "/exports":
         return {"format": "jsonl"}

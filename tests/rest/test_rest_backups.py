@@ -1,6 +1,5 @@
 """Backups and drills over the API: asked for once, told truthfully, for unbound keys alone."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -22,11 +21,11 @@ def settings(settings: Settings, bucket: Bucket) -> Settings:
 
 
 @pytest.fixture
-def keeper(world: World) -> Iterator[World]:
+def keeper(world: World) -> World:
     """A world with an account and two orders, asked with a key for backups."""
     world.read(world.account(), b'{"id":"a"}', b'{"id":"b"}')
     world.ask = world.client(world.key("backups"))
-    yield world
+    return world
 
 
 def work(world: World, backup_id: str) -> dict[str, object]:
