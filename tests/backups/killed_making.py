@@ -37,7 +37,7 @@ def at(moment: str) -> None:
         return True
 
     dumps.PART_BYTES = 4096
-    stores.put_large = put_large_
+    stores.put_large = put_large_  # type: ignore[assignment]
     if moment.endswith("the manifest"):
         stores.put = put_
     if moment == "in a drill":

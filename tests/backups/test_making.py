@@ -19,13 +19,19 @@ from tests.backups.conftest import execute, given_settings, keep
 from tests.shop import Shop
 from tests.storage import Bucket
 
-from orders_backup import bell, worker
+from orders_backup import bell, programs, worker
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import dumps, heart, ledger, making, refill, scratch, smoke, tools
+from orders_backup.backups import dumps, heart, ledger, making, refill, restore, scratch, smoke, tools
 from orders_backup.backups.ledger import Backup
 from orders_backup.canary import STUCK_AFTER, Hearing
-from orders_backup.errors import ConflictError, LeaseLostError
+from orders_backup.errors import (
+    BackupFailedError,
+    ConflictError,
+    LeaseLostError,
+    ProgramMissingError,
+    StorageUnavailableError,
+)
 from orders_backup.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +201,7 @@ def test_a_part_that_the_bucket_did_not_take_is_put_again(few: Shop, monkeypatch
     def put_(store: stores.Store, key: str, content: bytes) -> None:
         refused[0] += 1
         if refused[0] in {1, 2}:
-            raise stores.StorageUnavailableError("for a moment")
+            raise StorageUnavailableError("for a moment")
         put(store, key, content)
 
     monkeypatch.setattr(stores, "put_large", put_)
@@ -250,13 +256,13 @@ def test_the_programs_of_the_servers_own_version_come_first(
     with database.transaction(few.runtime.db) as tx:
         own = tools.find(few.runtime, tx)
         newer, older = Path(fake(tmp_path / "newer", "99.1")), Path(fake(tmp_path / "older", "9.6"))
-        monkeypatch.setattr(tools.programs, "folders", lambda _: iter([older, newer, own]))
+        monkeypatch.setattr(programs, "folders", lambda _: iter([older, newer, own]))
         assert tools.find(few.runtime, tx) == own
-        monkeypatch.setattr(tools.programs, "folders", lambda _: iter([older, newer]))
+        monkeypatch.setattr(programs, "folders", lambda _: iter([older, newer]))
         assert tools.find(few.runtime, tx) == newer
         (newer / "pg_restore").unlink()
-        monkeypatch.setattr(tools.programs, "folders", lambda _: iter([newer]))
-        with pytest.raises(tools.ProgramMissingError):
+        monkeypatch.setattr(programs, "folders", lambda _: iter([newer]))
+        with pytest.raises(ProgramMissingError):
             tools.find(few.runtime, tx)
 
 
@@ -341,7 +347,7 @@ def test_what_a_killed_drill_left_is_removed_by_the_next_and_nothing_of_others(f
     others = f"orders_backup_drill_{uuid4().hex}"
     scratch._alone(few.runtime.db, f"CREATE DATABASE {others}")
     count = "SELECT count(*) FROM pg_database WHERE starts_with(datname, :prefix)"
-    prefix = scratch._prefix(few.runtime.settings.database_url)
+    prefix = scratch._prefix(few.runtime.settings)
     try:
         backup_id = ask(few.runtime, ledger.SAMPLE)
         killed(few, backup_id, "in a drill")
@@ -443,7 +449,7 @@ def test_a_backup_takes_no_slot_from_the_syncs_and_is_not_stuck(few: Shop, monke
         begun.set()
         goes_on.wait(30)
 
-    monkeypatch.setattr(worker.making, "work", lasting)
+    monkeypatch.setattr(making, "work", lasting)
     app.tasks["backup"].run(backup_id=str(uuid4()))  # and comes back at once
     assert begun.wait(30)
     now = time.monotonic()
@@ -518,6 +524,12 @@ def test_a_drill_of_everything_rehearses_the_archives_and_the_newest_dump(few: S
     assert shown(few.runtime, dump.backup_id).verified_at is not None
 
 
+def test_the_dump_of_an_installation_without_accounts_passes_its_drill(online: Runtime) -> None:
+    drilled = made(online, ledger.OF_DUMP, of=made(online).backup_id)
+    assert (drilled.state, drilled.last_error) == ("succeeded", None)
+    assert made(online, ledger.SAMPLE).error_code == "drill_failed"  # nothing was rehearsed
+
+
 def test_a_dump_that_cannot_be_filled_in_is_no_backup_any_more_until_it_can(few: Shop, bucket: Bucket) -> None:
     dump = made(few.runtime)
     [part] = [file for file in bucket.files() if file.name == "000001.sealed"]
@@ -563,8 +575,9 @@ def test_another_server_may_hold_the_scratch_databases(few: Shop) -> None:
     config = few.runtime.settings.model_copy(update={"drill_database_url": url})
     assert made(replace(few.runtime, settings=config), ledger.SAMPLE).state == "succeeded"
     config = config.model_copy(update={"drill_database_url": "postgresql://nobody@127.0.0.1:9/none"})
-    with pytest.raises(database.DatabaseUnavailableError):
-        made(replace(few.runtime, settings=config), ledger.SAMPLE)
+    row = made(replace(few.runtime, settings=config), ledger.SAMPLE)
+    assert (row.state, row.error_code) == ("queued", "backup_failed")
+    assert "DRILL_DATABASE_URL" in str(row.last_error)
 
 
 # The service itself over what came back
@@ -573,7 +586,7 @@ def test_another_server_may_hold_the_scratch_databases(few: Shop) -> None:
 def test_the_api_over_what_came_back_shows_the_very_bytes(few: Shop, make_installation: Callable[[], Runtime]) -> None:
     keep(few.runtime)
     other = make_installation()
-    for _ in making.drill.restore.restore(other, few.account_id):
+    for _ in restore.restore(other, few.account_id):
         pass
     asked = [few.account_id]
     assert list(smoke.findings(few.runtime, other, asked, alive=lambda: None)) == []
@@ -594,5 +607,5 @@ def test_the_api_over_what_came_back_shows_the_very_bytes(few: Shop, make_instal
 def test_an_api_that_does_not_start_is_told(few: Shop, make_installation: Callable[[], Runtime]) -> None:
     other = make_installation()
     broken = replace(other, settings=other.settings.model_copy(update={"database_url": "nonsense"}))
-    with pytest.raises(making.BackupFailedError, match="does not start"):
+    with pytest.raises(BackupFailedError, match="does not start"):
         list(smoke.findings(few.runtime, broken, [few.account_id], alive=lambda: None))

@@ -13,14 +13,17 @@ from orders_backup.runtime import Runtime
 
 __all__ = ["well"]
 
-GOOD = """INSERT INTO backups (backup_id, kind, asked_by, state, created_at, started_at, finished_at, verified_at, bytes, report)
+GOOD = """INSERT INTO backups (backup_id, kind, asked_by, state, created_at, started_at, finished_at, verified_at,
+                               bytes, report)
           VALUES (gen_random_uuid(), 'dump', 'schedule', 'succeeded', now(), now(), now(), now(), 4711, NULL),
                  (gen_random_uuid(), 'drill_sample', 'schedule', 'succeeded', now(), now(), now(), now(), NULL, '{}'),
                  (gen_random_uuid(), 'drill_whole', 'schedule', 'succeeded', now(), now(), now(), now(), NULL, '{}')"""
 ARCHIVED = """INSERT INTO archives (account_id, versions, cursor_xid)
               SELECT id, 1, pg_current_xact_id() FROM accounts"""
+LATE = """INSERT INTO order_changes (account_id, order_id, version, kinds, cause, stored_at)
+          SELECT id, 'x', 1, '{}', 'test', now() - interval '20 min' FROM accounts"""
 FAILED_DRILL = """INSERT INTO backups (backup_id, kind, asked_by, state, finished_at, error_code, last_error, report)
-                  VALUES (gen_random_uuid(), 'drill_sample', 'x', 'failed', now(), 'drill_failed', '1 findings', '{}')"""
+                  VALUES (gen_random_uuid(), 'drill_sample', 'x', 'failed', now(), 'drill_failed', 'One.', '{}')"""
 
 
 def with_bucket(runtime: Runtime, **changed: Any) -> Runtime:
@@ -83,8 +86,7 @@ CASES = {
         "backup_missing",
     ),
     "a first backup that cannot be made": (
-        "UPDATE backups SET state = 'queued', error_code = 'pg_dump_missing', last_error = 'No pg_dump.'"
-        " WHERE kind = 'dump'",
+        "UPDATE backups SET state = 'queued', error_code = 'x', last_error = 'No pg_dump.' WHERE kind = 'dump'",
         ("backup_age_seconds", 0),
         "backup_missing",
     ),
@@ -100,8 +102,7 @@ CASES = {
     ),
     "a failed drill": (FAILED_DRILL, ("drill_failed sample", 1), "drill_failed"),
     "an order that waits for its archive": (
-        "INSERT INTO order_changes (account_id, order_id, version, kinds, cause, stored_at)"
-        " SELECT id, 'x', 1, '{}', 'test', now() - interval '20 min' FROM accounts",
+        LATE,
         ("archive_age_seconds", 1200),
         "archive_behind",
     ),
@@ -141,6 +142,6 @@ def test_a_new_installation_with_nothing_to_rehearse_misses_no_drill(safe: Shop)
 
 
 def test_an_account_that_comes_back_is_not_behind(safe: Shop) -> None:
-    safe.change(CASES["an order that waits for its archive"][0])
+    safe.change(LATE)
     safe.change("UPDATE accounts SET reason = 'restoring'")
     assert told(with_bucket(safe.runtime))["archive_age_seconds"] == 0

@@ -61,7 +61,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        return not self.findings and self.accounts > 0
+        return not self.findings
 
 
 @dataclass(frozen=True, slots=True)

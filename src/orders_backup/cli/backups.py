@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orders_backup.cli.shared import AsJson, DataDir, acting, opened, person, print_rows
-from orders_backup.errors import InvalidRequestError
+from orders_backup.errors import InvalidRequestError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from orders_backup.backups.restore import Progress
@@ -57,9 +57,13 @@ def list_backups(
     from orders_backup import db
     from orders_backup.backups import dumps, ledger, listing, making
 
+    found, databases, failure = list[listing.Listed](), list[dumps.Dump](), None
     with opened(data_dir) as runtime:
-        found, databases = listing.archives(runtime), dumps.everything(runtime)
-        making.level(runtime)
+        try:
+            found, databases = listing.archives(runtime), dumps.everything(runtime)
+            making.level(runtime)
+        except StorageUnavailableError as error:  # what the database knows of it is told all the same
+            failure = error
         with db.transaction(runtime.db) as tx:
             asked, _ = ledger.page(tx, limit=limit)
     lines = [f"{one.id}  {one.bytes} bytes of PostgreSQL {one.server}" for one in databases]
@@ -69,6 +73,8 @@ def list_backups(
     ]
     lines += [one.told for one in asked]
     print_rows({"databases": databases, "archives": found, "asked": asked}, lines, as_json=as_json)
+    if failure is not None:
+        raise failure
 
 
 @backups.command("verify", epilog="Example: orders-backup backup verify")
