@@ -256,6 +256,8 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     reporting = counters.keep_reporting(runtime.db, ended)
     sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
+    if runtime.store is not None:
+        threading.Thread(target=making.keep_level, args=(runtime, ended), name="bucket", daemon=True).start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
     try:
         app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])

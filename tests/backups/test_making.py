@@ -486,6 +486,54 @@ def test_dumps_that_others_put_there_or_took_away_show_in_the_rows(few: Shop) ->
     assert execute(few.runtime.db, query, id=mine.dump_id) == [("succeeded",)]
 
 
+def test_a_dump_that_is_finished_while_somebody_looks_is_not_taken_for_gone(
+    few: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = dumps.ids
+
+    def slow(runtime: Runtime) -> list[str]:
+        found = ids(runtime)
+        with monkeypatch.context() as patch:
+            patch.setattr(dumps, "ids", ids)
+            made(runtime)
+        return found
+
+    monkeypatch.setattr(dumps, "ids", slow)
+    making.level(few.runtime)
+    assert execute(few.runtime.db, "SELECT state FROM backups") == [("succeeded",)]
+
+
+def test_an_emptied_bucket_is_noticed_by_itself_and_counts_again_when_it_is_back(
+    few: Shop, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, mine = made(few.runtime), bucket.store(prefix="orders-backup")
+    kept = {key: stores.get(mine, key) or b"" for key in stores.names(mine, dumps.FOLDER)}
+    stores.delete(mine, list(kept))
+    monkeypatch.setattr(making, "LEVEL_EVERY", 0.05)
+    ended = threading.Event()
+    looking = threading.Thread(target=making.keep_level, args=(few.runtime, ended))
+    looking.start()
+
+    def until(state: str) -> None:
+        for _ in range(600):
+            if shown(few.runtime, row.backup_id).state == state:
+                return
+            time.sleep(0.05)
+        raise AssertionError(state)
+
+    try:
+        until("removed")
+        bucket.stop()
+        time.sleep(0.2)
+        bucket.start()
+        for key, content in kept.items():
+            stores.put(mine, key, content)
+        until("succeeded")
+    finally:
+        ended.set()
+        looking.join()
+
+
 def tools_of(runtime: Runtime) -> Path:
     with database.transaction(runtime.db) as tx:
         return tools.find(runtime, tx)

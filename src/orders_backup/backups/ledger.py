@@ -207,14 +207,15 @@ def found(tx: Connection, dump_id: str, *, made_at: datetime, size: int) -> None
     tx.execute(insert(backups).values(**row, dump_id=dump_id, bytes=size).on_conflict_do_nothing())
 
 
-def gone(tx: Connection, there: Collection[str]) -> None:
-    """Of the dumps only these are in the bucket; and what was done long ago is forgotten."""
-    done = backups.c.due_at.is_(None)
-    is_gone = backups.c.dump_id.is_not(None) & backups.c.dump_id.not_in(there) & done
+def gone(tx: Connection, there: Collection[str], *, before: datetime) -> None:
+    """Of the dumps that were finished before this moment only these are in the bucket; and what was done long ago is
+    forgotten. A dump that is there again (a bucket may keep versions) counts again."""
+    done, is_there = backups.c.due_at.is_(None), backups.c.dump_id.in_(there)
+    is_gone = backups.c.dump_id.is_not(None) & ~is_there & done & (backups.c.finished_at < before)
     tx.execute(sa.update(backups).values(state="removed").where(is_gone, backups.c.state == "succeeded"))
+    tx.execute(sa.update(backups).values(state="succeeded").where(is_there, backups.c.state == "removed"))
     is_old = backups.c.created_at < _NOW - KEPT_FOR
-    is_there = (backups.c.kind == DUMP) & (backups.c.state == "succeeded")
-    tx.execute(sa.delete(backups).where(is_old, done, ~is_there))
+    tx.execute(sa.delete(backups).where(is_old, done, ~sa.func.coalesce(is_there, sa.false())))
 
 
 def rehearsed(tx: Connection, backup_id: uuid.UUID, *, error: tuple[str, str] | None) -> None:

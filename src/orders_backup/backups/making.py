@@ -5,6 +5,7 @@ came to be, which is the end of it; else what is left is removed, and it is made
 """
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ KEPT = Keep()
 MOST_FAILURES = 5
 FIRST_BACK_OFF = timedelta(minutes=1)
 LAST_BACK_OFF = timedelta(minutes=10)
+LEVEL_EVERY = 600.0
 REPORTED = 100
 """Findings that a row holds; the report in the bucket holds all."""
 
@@ -160,6 +162,8 @@ def _finished_before(one: _Try) -> Dump | None:
 
 def level(runtime: Runtime) -> None:
     """The rows tell of what is in the bucket, whoever put it there and took it away. Raises StorageUnavailableError."""
+    with database.transaction(runtime.db) as tx:
+        now = database.clock(tx)
     there = dumps.ids(runtime)
     with database.transaction(runtime.db) as tx:
         unknown = set(there) - ledger.dump_ids(tx)
@@ -172,7 +176,16 @@ def level(runtime: Runtime) -> None:
         with database.transaction(runtime.db) as tx:
             ledger.found(tx, dump.id, made_at=dump.made_at, size=dump.bytes)
     with database.transaction(runtime.db) as tx:
-        ledger.gone(tx, there)
+        ledger.gone(tx, there, before=now)
+
+
+def keep_level(runtime: Runtime, ended: threading.Event) -> None:
+    """Until `ended`: looks every ten minutes, so that an emptied bucket does not go unnoticed until the next backup."""
+    while not ended.wait(LEVEL_EVERY):
+        try:
+            level(runtime)
+        except (DatabaseUnavailableError, StorageUnavailableError) as error:
+            log.info("bucket_look_failed", code=error.code)
 
 
 # Drills
