@@ -16,7 +16,7 @@ DRILLS = {"sample": "drill_sample", "whole": "drill_whole", "dump": "drill_dump"
 @dataclass(frozen=True, slots=True)
 class Drilled:
     """The drills of a kind: `age` in seconds since one brought a report (None: no such drill is planned, or nothing was
-    there to rehearse yet), whether the newest failed, and its sentence."""
+    there to rehearse yet), whether the newest failed and none of everything passed since, and its sentence."""
 
     age: float | None
     failed: bool
@@ -46,7 +46,9 @@ _BACKUP = sa.text("""
 """)
 _DRILLS = sa.text("""
     SELECT kind, extract(epoch FROM clock_timestamp() - max(finished_at) FILTER (WHERE report IS NOT NULL)) AS age,
-           (array_agg(state ORDER BY finished_at DESC))[1] = 'failed' AS failed,
+           (array_agg(state ORDER BY finished_at DESC))[1] = 'failed' AND max(finished_at) > coalesce(
+               (SELECT max(finished_at) FROM backups WHERE kind = 'drill_whole' AND state = 'succeeded'),
+               '-infinity') AS failed,
            (array_agg(last_error ORDER BY finished_at DESC))[1] AS error
       FROM backups WHERE kind <> 'dump' AND finished_at IS NOT NULL GROUP BY kind
 """)
