@@ -33,7 +33,7 @@ from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.backups import job as archiving
-from orders_backup.backups import ledger, making
+from orders_backup.backups import ledger, making, presence
 from orders_backup.backups import state as archive_state
 from orders_backup.bell import QUEUE, celery_app
 from orders_backup.canary import Hearing
@@ -257,7 +257,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
     if runtime.store is not None:
-        threading.Thread(target=making.keep_level, args=(runtime, ended), name="bucket", daemon=True).start()
+        threading.Thread(target=presence.keep_looking, args=(runtime, ended), name="bucket", daemon=True).start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
     try:
         app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])

@@ -22,7 +22,7 @@ from tests.storage import Bucket
 from orders_backup import bell, programs, worker
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import dumps, heart, ledger, making, refill, restore, scratch, smoke, tools
+from orders_backup.backups import dumps, heart, ledger, making, presence, refill, restore, scratch, smoke, tools
 from orders_backup.backups.ledger import Backup
 from orders_backup.canary import STUCK_AFTER, Hearing
 from orders_backup.errors import (
@@ -479,8 +479,8 @@ def test_dumps_that_others_put_there_or_took_away_show_in_the_rows(few: Shop) ->
     assert rows[theirs.id] == (ledger.FOUND, "succeeded", theirs.bytes)
     assert rows[mine.dump_id] == ("test", "succeeded", mine.bytes)
     dumps.remove(few.runtime, [theirs])
-    making.level(few.runtime)
-    making.level(few.runtime)
+    presence.level(few.runtime)
+    presence.level(few.runtime)
     query = "SELECT state FROM backups WHERE dump_id = :id"
     assert execute(few.runtime.db, query, id=theirs.id) == [("removed",)]
     assert execute(few.runtime.db, query, id=mine.dump_id) == [("succeeded",)]
@@ -499,7 +499,7 @@ def test_a_dump_that_is_finished_while_somebody_looks_is_not_taken_for_gone(
         return found
 
     monkeypatch.setattr(dumps, "ids", slow)
-    making.level(few.runtime)
+    presence.level(few.runtime)
     assert execute(few.runtime.db, "SELECT state FROM backups") == [("succeeded",)]
 
 
@@ -509,9 +509,9 @@ def test_an_emptied_bucket_is_noticed_by_itself_and_counts_again_when_it_is_back
     row, mine = made(few.runtime), bucket.store(prefix="orders-backup")
     kept = {key: stores.get(mine, key) or b"" for key in stores.names(mine, dumps.FOLDER)}
     stores.delete(mine, list(kept))
-    monkeypatch.setattr(making, "LEVEL_EVERY", 0.05)
+    monkeypatch.setattr(presence, "LOOK_EVERY", 0.05)
     ended = threading.Event()
-    looking = threading.Thread(target=making.keep_level, args=(few.runtime, ended))
+    looking = threading.Thread(target=presence.keep_looking, args=(few.runtime, ended))
     looking.start()
 
     def until(state: str) -> None:

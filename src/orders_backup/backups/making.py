@@ -5,7 +5,6 @@ came to be, which is the end of it; else what is left is removed, and it is made
 """
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import structlog
 
 from orders_backup import db as database
 from orders_backup import due
-from orders_backup.backups import drill, dumps, heart, ledger, retention, tools
+from orders_backup.backups import drill, dumps, heart, ledger, presence, retention, tools
 from orders_backup.backups.drill import Report
 from orders_backup.backups.dumps import Dump
 from orders_backup.backups.heart import Heart
@@ -44,7 +43,6 @@ KEPT = Keep()
 MOST_FAILURES = 5
 FIRST_BACK_OFF = timedelta(minutes=1)
 LAST_BACK_OFF = timedelta(minutes=10)
-LEVEL_EVERY = 600.0
 REPORTED = 100
 """Findings that a row holds; the report in the bucket holds all."""
 
@@ -141,7 +139,7 @@ def _dumped(one: _Try) -> Dump:
         made = dumps.create(runtime, folder, now=now, backup_id=dump_id, alive=one.heart.alive)
     try:
         dumps.remove(runtime, retention.spent(dumps.everything(runtime), one.keep))
-        level(runtime)
+        presence.level(runtime)
     except StorageUnavailableError as error:
         log.warning("backup_removal_refused", code=error.code)
     _settle(
@@ -158,34 +156,6 @@ def _finished_before(one: _Try) -> Dump | None:
         return dumps.get(one.runtime, one.backup.dump_id)
     except BackupDamagedError:
         return None
-
-
-def level(runtime: Runtime) -> None:
-    """The rows tell of what is in the bucket, whoever put it there and took it away. Raises StorageUnavailableError."""
-    with database.transaction(runtime.db) as tx:
-        now = database.clock(tx)
-    there = dumps.ids(runtime)
-    with database.transaction(runtime.db) as tx:
-        unknown = set(there) - ledger.dump_ids(tx)
-    for dump_id in unknown:
-        try:
-            dump = dumps.get(runtime, dump_id)
-        except BackupDamagedError:
-            log.warning("backup_manifest_refused", backup_id=dump_id)
-            continue
-        with database.transaction(runtime.db) as tx:
-            ledger.found(tx, dump.id, made_at=dump.made_at, size=dump.bytes)
-    with database.transaction(runtime.db) as tx:
-        ledger.gone(tx, there, before=now)
-
-
-def keep_level(runtime: Runtime, ended: threading.Event) -> None:
-    """Until `ended`: looks every ten minutes, so that an emptied bucket does not go unnoticed until the next backup."""
-    while not ended.wait(LEVEL_EVERY):
-        try:
-            level(runtime)
-        except (DatabaseUnavailableError, StorageUnavailableError) as error:
-            log.info("bucket_look_failed", code=error.code)
 
 
 # Drills

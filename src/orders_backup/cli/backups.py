@@ -55,13 +55,13 @@ def list_backups(
 ) -> None:
     """List the backups of the database, what was made and rehearsed lately, and archives with what is in each."""
     from orders_backup import db
-    from orders_backup.backups import dumps, ledger, listing, making
+    from orders_backup.backups import dumps, ledger, listing, presence
 
     found, databases, failure = list[listing.Listed](), list[dumps.Dump](), None
     with opened(data_dir) as runtime:
         try:
             found, databases = listing.archives(runtime), dumps.everything(runtime)
-            making.level(runtime)
+            presence.level(runtime)
         except StorageUnavailableError as error:  # what the database knows of it is told all the same
             failure = error
         with db.transaction(runtime.db) as tx:
@@ -154,14 +154,14 @@ def _asked(
 ) -> tuple[str, uuid.UUID | None, list[uuid.UUID] | None]:
     """The kind of the drill, of what, and which accounts were chosen."""
     from orders_backup import db
-    from orders_backup.backups import drill, ledger, making
+    from orders_backup.backups import drill, ledger, presence
 
     if (account_id is not None) + (backup_id is not None) + (sample is not None) > 1:
         raise InvalidRequestError("Say one of --account-id, --backup-id and --sample, or none of them for everything.")
     if account_id is not None:
         return ledger.OF_ACCOUNT, account_id, None
     if backup_id is not None:
-        making.level(runtime)
+        presence.level(runtime)
         with db.transaction(runtime.db) as tx:
             return ledger.OF_DUMP, ledger.of_dump(tx, backup_id), None
     if sample is None:
