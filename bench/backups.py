@@ -22,7 +22,7 @@ from allegro_simulator.world import World
 from orders_backup import db as database
 from orders_backup import local, vault
 from orders_backup import runtime as runtimes
-from orders_backup.backups import dumps, job, restore, shelf, state
+from orders_backup.backups import dumps, job, restore, shelf, state, tools
 from orders_backup.local import postgres, processes
 from orders_backup.orders import archive, changes
 from orders_backup.runtime import Runtime
@@ -142,7 +142,7 @@ def _write(runtime: Runtime, ids: list[UUID]) -> None:
 def _dump_alone(runtime: Runtime) -> None:
     """As plain as pg_dump can be asked, to nowhere."""
     command = [str(postgres.find() / "pg_dump"), "--format=custom", "--compress=0", "--file=/dev/null"]
-    subprocess.run(command, env=dumps.environment(runtime.db), check=True)
+    subprocess.run(command, env=tools.environment(runtime.db), check=True)
 
 
 def _seconds(work: "object") -> float:

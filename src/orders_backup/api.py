@@ -26,6 +26,7 @@ from orders_backup import audit_http, counters, gauges, health, keys, log, metri
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
+from orders_backup.backups import http as backups
 from orders_backup.errors import OrdersBackupError
 from orders_backup.exports import http as exports
 from orders_backup.orders import extras_http as extras
@@ -36,7 +37,7 @@ from orders_backup.sync import set_aside_http as set_aside
 from orders_backup.webhooks import http as webhooks
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, keys, audit_http)
+ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, backups, keys, audit_http)
 """The modules whose routes are mounted; exports first, so that `/orders/export` is none of the orders."""
 TAGS = {
     "accounts": "Sellers: connected, watched, let go.",
@@ -45,6 +46,7 @@ TAGS = {
     "orders": "The archive and its change feed.",
     "exports": "Orders as files.",
     "webhooks": "Whoever wants to know is told.",
+    "backups": "Copies of everything, and rehearsals.",
     "api keys": "Who may ask.",
     "audit log": "Who changed what.",
     "health": "For whoever watches the processes.",

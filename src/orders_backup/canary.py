@@ -42,7 +42,8 @@ logger = structlog.get_logger()
 @dataclass(slots=True)
 class Hearing:
     """What a worker has heard and what it is doing, on its monotonic clock. Every message heard counts, so a worker
-    that is too busy for its canaries is not deaf; one whose hands are all full fetches nothing, and is not either."""
+    that is too busy for its canaries is not deaf; one whose hands are all full fetches nothing, and is not either.
+    `beside`: threads that work and are none of its hands."""
 
     hands: int
     heard_at: float | None = None
@@ -50,13 +51,14 @@ class Hearing:
     waiting_since: float | None = None
     hungry_since: float | None = None
     running: dict[int, tuple[float, Any]] = field(default_factory=dict)
+    beside: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sent(self, now: float) -> None:
         """A canary has reached the broker."""
         with self.lock:
             self.sent_at = now
-            if self.waiting_since is None and len(self.running) < self.hands:
+            if self.waiting_since is None and self._has_a_hand_free():
                 self.waiting_since = now
 
     def not_sent(self) -> None:
@@ -67,7 +69,7 @@ class Hearing:
     def saw_waiting(self, now: float, messages: int) -> None:
         """So many messages of work nobody has fetched; with a hand free this worker should soon get one of them."""
         with self.lock:
-            if not messages or len(self.running) >= self.hands:
+            if not messages or not self._has_a_hand_free():
                 self.hungry_since = None
             elif self.hungry_since is None:
                 self.hungry_since = now
@@ -76,11 +78,18 @@ class Hearing:
         with self.lock:
             self.heard_at, self.waiting_since = now, None
 
-    def began(self, now: float, work: Any) -> None:
-        """A task has come, which is something heard."""
-        self.heard(now)
+    def _has_a_hand_free(self) -> bool:
+        return len(self.running) - len(self.beside) < self.hands
+
+    def began(self, now: float, work: Any, *, beside: bool = False) -> None:
+        """A task has come, which is something heard; `beside`: one that goes on and was heard of before."""
+        if not beside:
+            self.heard(now)
         with self.lock:
-            self.hungry_since = None
+            if beside:
+                self.beside.add(threading.get_ident())
+            else:
+                self.hungry_since = None
             self.running[threading.get_ident()] = (now, work)
 
     def sign_of_life(self) -> Callable[[float], None]:
@@ -98,6 +107,7 @@ class Hearing:
     def ended(self) -> None:
         with self.lock:
             self.running.pop(threading.get_ident(), None)
+            self.beside.discard(threading.get_ident())
 
     def working_on(self) -> list[Any]:
         with self.lock:

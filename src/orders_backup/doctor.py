@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -13,11 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup import health
+from orders_backup import health, safety
 from orders_backup.accounts import facts
 from orders_backup.allegro import answers
 from orders_backup.errors import AllegroError, SealedValueError
 from orders_backup.runtime import Runtime
+from orders_backup.settings import Settings
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -36,6 +38,10 @@ KNOWN = {
     "broker_failing": (ERROR, "Is the broker running, BROKER_URL right, and its memory not full? Work waits for it."),
     "storage_failing": (ERROR, "Does the bucket exist, and may the key list, get, put and delete below S3_PREFIX?"),
     "storage_not_set": (WARNING, "Set S3_BUCKET: else a lost disk takes every login with it."),
+    "backup_missing": (ERROR, "`orders-backup backup list` says why; mend that, then `orders-backup backup create`."),
+    "drill_missing": (WARNING, "`orders-backup backup list` says why; then `orders-backup backup drill`."),
+    "drill_failed": (ERROR, "`orders-backup backup verify` and `backup list` tell more; make a new backup."),
+    "archive_behind": (ERROR, "Does the bucket take files, and are there workers? Look for `archive_postponed`."),
     "allegro_unreachable": (ERROR, "Can this machine reach ALLEGRO_API_URL? Is Allegro up?"),
     "disk_short": (ERROR, "Make room: new logins are written to this disk first."),
     "no_worker": (ERROR, "Start `orders-backup worker`, or `up`: nothing is synced meanwhile."),
@@ -74,6 +80,12 @@ class Finding:
         return f"{self.severity:<8}{self.code}{of}: {self.sentence}\n        -> {self.remedy}"
 
 
+BACKUP_LATE = timedelta(hours=2)
+DRILL_LATE = timedelta(days=1)
+ARCHIVE_LATE = 900.0
+"""After the time planned; seconds after something was stored."""
+
+
 def finding(code: str, sentence: str, about: uuid.UUID | None = None) -> Finding:
     severity, remedy = KNOWN[code]
     return Finding(severity, code, sentence, remedy, about)
@@ -97,6 +109,8 @@ def examine(runtime: Runtime) -> Iterator[Finding]:
         if found.workers != health.OK:
             yield finding("no_worker", f"Workers: {found.workers}.")
         yield from _installation(runtime, tx)
+        if (safe := safety.look(tx, runtime.settings)) is not None:
+            yield from _safety(runtime.settings, safe)
         yield from _accounts(runtime, tx)
 
 
@@ -161,6 +175,25 @@ def _installation(runtime: Runtime, tx: Connection) -> Iterator[Finding]:
     new = "SELECT count(*) FROM schema_drift WHERE first_seen > clock_timestamp() - interval '7 days'"
     if count := _rows(tx, new)[0][0]:
         yield finding("schema_drift", f"{count} new differences in Allegro's documents in a week.")
+
+
+def _safety(settings: Settings, found: safety.Safety) -> Iterator[Finding]:
+    late = (settings.backup_interval + BACKUP_LATE).total_seconds()
+    if found.backup_age is not None and (found.backup_age > late or found.backup_error):
+        why = f": {found.backup_error}" if found.backup_error else "."
+        yield finding("backup_missing", f"The newest verified backup is {_hours(found.backup_age)} old{why}")
+    late = (max(settings.drill_interval, settings.drill_whole_interval) + DRILL_LATE).total_seconds()
+    for name, one in found.drills.items():
+        if one.age is not None and one.age > late:
+            yield finding("drill_missing", f"The last drill of the kind {name} was {_hours(one.age)} ago.")
+        if one.failed:
+            yield finding("drill_failed", f"The newest drill of the kind {name}: {one.error}")
+    if found.archive_age > ARCHIVE_LATE:
+        yield finding("archive_behind", f"Something waits {int(found.archive_age)} s for its archive.")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h"
 
 
 _ACCOUNTS = f"""

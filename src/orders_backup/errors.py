@@ -157,6 +157,30 @@ class DatabaseUnfinishedError(OrdersBackupError):
     title = "The database's restore is not finished"
 
 
+class ProgramMissingError(BackupFailedError):
+    """Where the backup was to be made there is no pg_dump, or no pg_restore."""
+
+    code = "pg_dump_missing"
+    status = 500
+    title = "PostgreSQL's programs are missing"
+
+
+class ProgramOutdatedError(BackupFailedError):
+    """The pg_dump that is there is older than the server."""
+
+    code = "pg_dump_outdated"
+    status = 500
+    title = "PostgreSQL's programs are too old"
+
+
+class DrillFailedError(OrdersBackupError):
+    """A drill found something that did not come back as it was; its report says what."""
+
+    code = "drill_failed"
+    status = 500
+    title = "A drill failed"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 

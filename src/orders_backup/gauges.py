@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
-from orders_backup import budget, counters, metrics, roster
+from orders_backup import budget, counters, metrics, roster, safety
 from orders_backup import db as database
 from orders_backup.budget import Bucket, Level, Priority
 from orders_backup.errors import DatabaseUnavailableError
@@ -70,6 +70,7 @@ def exposition(runtime: Runtime) -> bytes:
         with database.snapshot(runtime.db) as tx:
             found = [one for ask in _ASKED for one in ask(tx)]
             found += _budgets(tx, runtime.settings)
+            found += _backups(tx, runtime.settings)
             found += metrics.families(counters.totals(tx))
     except (DatabaseUnavailableError, exc.DBAPIError):  # away, or a schema that is not this program's
         found, up = [], _gauge("database_up", "Whether PostgreSQL answered this scrape.", 0.0)
@@ -313,6 +314,25 @@ def _budgets(tx: Connection, settings: Settings) -> list[Metric]:
         _gauge(
             "budget_silent_seconds", "For how long nobody may call Allegro.", max((silence - now).total_seconds(), 0)
         ),
+    ]
+
+
+def _backups(tx: Connection, settings: Settings) -> list[Metric]:
+    """No samples where there is no bucket, and none of what nobody wants."""
+    found = safety.look(tx, settings)
+    drills = {} if found is None else found.drills
+    ages = {name: one.age for name, one in drills.items() if one.age is not None}
+    failed = {name: float(one.failed) for name, one in drills.items()}
+    return [
+        _gauge("backup_age_seconds", "Age of the newest verified backup.", None if found is None else found.backup_age),
+        _gauge("backup_bytes", "Its size in the bucket.", None if found is None else found.backup_bytes),
+        _gauge(
+            "archive_age_seconds",
+            "How long the oldest waits for its archive.",
+            None if found is None else found.archive_age,
+        ),
+        _gauges("drill_age_seconds", "Since the last drill that brought a report.", "what", ages),
+        _gauges("drill_failed", "Whether the newest drill failed.", "what", failed),
     ]
 
 

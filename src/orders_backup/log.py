@@ -58,7 +58,7 @@ FIELDS: dict[str, Shape] = {
     "export_id": _id,
     "run_id": _id,
     "webhook_id": _id,
-    "backup_id": _backup,
+    "backup_id": _either(_id, _backup),
     "drill_id": _backup,
     "order_id": _id,
     "superseded_by": _id,

@@ -80,6 +80,12 @@ class Settings(BaseModel):
     aws_secret_access_key: SecretStr = Field(default=SecretStr(""), validate_default=True)
     aws_session_token: SecretStr = SecretStr("")
 
+    backup_interval: Duration = timedelta(days=1)
+    drill_interval: Duration = timedelta(days=1)
+    drill_whole_interval: Duration = timedelta(days=7)
+    drill_database_url: str = Field(default="", repr=False)
+    postgres_bin: str = ""
+
     events_interval: Duration = timedelta(seconds=150)
     events_interval_shortest: Duration | None = None
     events_interval_longest: Duration | None = None
@@ -150,7 +156,7 @@ class Settings(BaseModel):
             raise ValueError("must be a web address such as https://api.allegro.pl")
         return value.rstrip("/")
 
-    @field_validator("database_url")
+    @field_validator("database_url", "drill_database_url")
     @classmethod
     def _is_postgresql(cls, value: str) -> str:
         if value and not value.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
@@ -180,6 +186,13 @@ class Settings(BaseModel):
     def _is_positive(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value < timedelta(seconds=1):
             raise ValueError("must be at least 1 second")
+        return value
+
+    @field_validator("backup_interval", "drill_interval", "drill_whole_interval")
+    @classmethod
+    def _is_never_or_not_too_often(cls, value: timedelta) -> timedelta:
+        if timedelta(0) != value < timedelta(hours=1):
+            raise ValueError("must be at least 1 hour, or 0 for never")
         return value
 
     @field_validator(

@@ -94,6 +94,16 @@ def names(store: Store, prefix: str) -> list[str]:
     return sorted(path.removeprefix(store.prefix) for path in found)
 
 
+def files(store: Store, prefix: str) -> list[str]:
+    """The keys right in the folder `prefix`, which ends in a slash, and in none below it, sorted. Raises
+    StorageUnavailableError."""
+    try:
+        found = obstore.list_with_delimiter(store.bucket, store.prefix + prefix)["objects"]
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
+    return sorted(one["path"].removeprefix(store.prefix) for one in found)
+
+
 def folders(store: Store, prefix: str) -> list[str]:
     """The names of the folders right in the folder `prefix`, which ends in a slash, sorted. Raises
     StorageUnavailableError."""
@@ -130,6 +140,14 @@ def put_stream(store: Store, key: str, chunks: Iterator[bytes]) -> None:
         )
     except (exc.BaseError, OSError, ValueError) as error:
         raise (ours[0] if ours else _unavailable(error)) from None
+
+
+def put_large(store: Store, key: str, content: bytes) -> None:
+    """Stores an object of some megabytes whole or not at all, in one request. Raises StorageUnavailableError."""
+    try:
+        obstore.put(_patient(store), store.prefix + key, content, use_multipart=False)
+    except (exc.BaseError, OSError, ValueError) as error:
+        raise _unavailable(error) from None
 
 
 def get_stream(store: Store, key: str) -> Iterator[bytes] | None:

@@ -715,6 +715,40 @@ restored_states = sa.Table(
 )
 """What the archive says of orders whose heads are not made yet; gone when they are."""
 
+# What is backed up and rehearsed: backups/ledger.py writes it
+
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("backup_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("of", pg.UUID(as_uuid=True)),
+    sa.Column("asked_by", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="queued"),
+    _now("created_at"),
+    *(sa.Column(name, Instant) for name in ("started_at", "finished_at", "verified_at")),
+    sa.Column("dump_id", sa.Text),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("error_code", sa.Text),
+    sa.Column("report", pg.JSONB),
+    *_claimable(),
+    sa.CheckConstraint("kind IN ('dump','drill_sample','drill_whole','drill_dump','drill_account')", name="kind"),
+    sa.CheckConstraint("(kind IN ('drill_dump','drill_account')) = (of IS NOT NULL)", name="of"),
+    sa.CheckConstraint("state IN ('queued','running','succeeded','failed','removed')", name="state"),
+    sa.Index("ix_backups_created_at", "created_at", "backup_id"),
+    sa.Index("uq_backups_dump_id", "dump_id", unique=True, postgresql_where=sa.text("dump_id IS NOT NULL")),
+    sa.Index(
+        "uq_backups_scheduled",
+        "kind",
+        unique=True,
+        postgresql_where=sa.text("asked_by = 'schedule' AND due_at IS NOT NULL"),
+    ),
+    _due_index("backups"),
+)
+"""A backup of the database (`dump`) or a drill, asked for by the schedule, a key or a person. `of`: the dump's row, or
+the account, that a drill rehearses. `dump_id`: its name in the bucket, noted before anything of it is there.
+`verified_at`: when it was last read back, or rehearsed. `report`: what a drill found, without personal data."""
+
 # What Allegro changes: drift.py writes it
 
 schema_drift = sa.Table(

@@ -32,7 +32,7 @@ from orders_backup import bell, canary, counters, due, liveness, log, metrics, r
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
-from orders_backup.backups import fit
+from orders_backup.backups import fit, ledger, making, presence
 from orders_backup.backups import job as archiving
 from orders_backup.backups import state as archive_state
 from orders_backup.bell import QUEUE, celery_app
@@ -44,7 +44,7 @@ from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import alarms, backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, archives, device_flows, exports, syncs, webhooks
+from orders_backup.tables import account_tokens, archives, backups, device_flows, exports, syncs, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
 
@@ -58,6 +58,10 @@ LOOK_SECONDS = 15.0
 TICK_WITHIN = 60.0
 """Seconds after which a tick does not end any more, and the scheduler does."""
 
+ASIDE = "aside"
+"""The name of threads that do what may take hours, so that no slot of the syncs does. One works at a time, the others
+end at once."""
+
 TABLES = {
     "poll_device": device_flows,
     "refresh_token": account_tokens,
@@ -65,6 +69,7 @@ TABLES = {
     "deliver": webhooks,
     "export": exports,
     "archive": archives,
+    "backup": backups,
 }
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
@@ -112,8 +117,16 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
         work = partial(archiving.work, runtime, UUID(account_id), sign=hands.sign_of_life())
         _run(hands, "archive", {"account_id": account_id}, work)
 
+    @task(name="backup", shared=False)
+    def backup(backup_id: str) -> None:
+        def aside() -> None:
+            work = partial(making.work, runtime, UUID(backup_id), sign=hands.sign_of_life())
+            _run(hands, "backup", {"backup_id": backup_id}, work, beside=True)
 
-def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:
+        threading.Thread(target=aside, name=ASIDE, daemon=True).start()
+
+
+def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None], *, beside: bool = False) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged with
     its place in the code."""
     ids = {name: value for name, value in key.items() if name.endswith("_id") and log.FIELDS[name](value)}
@@ -121,7 +134,7 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
     structlog.contextvars.bind_contextvars(task=name, trace_id=log.new_trace_id(), **ids)
     claimed: list[due.Lease] = []
     due.CLAIMED.set(claimed)
-    hands.began(time.monotonic(), claimed)
+    hands.began(time.monotonic(), claimed, beside=beside)
     outcome = "done"
     try:
         with traces.span(name, "CONSUMER", **ids):
@@ -154,6 +167,7 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool, look: bool = False) -> in
             outbox.wake(tx)
         if look and runtime.store is not None:
             archive_state.wake(tx)
+            ledger.wake(tx, runtime.settings)
         for task, table in TABLES.items():
             rung += [(task, key) for key in _ring(tx, runtime.settings, table)]
     for place, (task, key) in enumerate(rung):
@@ -174,8 +188,8 @@ def _unring(runtime: Runtime, unsent: Sequence[tuple[str, due.Key]]) -> None:
 
 
 def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
-    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once; and
-    few exports, which are large."""
+    """Syncs by turns and no more than the workers can soon take; logins, which are few and urgent, all at once; few
+    exports, which are large; and one backup."""
     if table is syncs:
         polls = dispatch.polls(config.allegro_client_id, config.rate_limit_client)
         return dispatch.ring(tx, slots=roster.slots(tx), polls=polls)
@@ -185,6 +199,8 @@ def _ring(tx: Connection, config: Settings, table: sa.Table) -> list[due.Key]:
         return archive_state.ring(tx, slots=roster.slots(tx))
     if table is exports:
         return export_state.ring(tx)
+    if table is backups:
+        return ledger.ring(tx)
     return due.ring(tx, table, again_after=TOKENS_AGAIN_AFTER if table is account_tokens else due.RING_AGAIN_AFTER)
 
 
@@ -226,7 +242,7 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     """Consumes until SIGTERM. Threads: the work waits on the network and on PostgreSQL; claims contain a crash."""
     app, hearing = celery_app(config), Hearing(hands=concurrency)
     refusal.refuse_unsafe(app, lease=config.lease)
-    runtime = runtimes.build(config, pool_size=concurrency * 2 + 2)
+    runtime = runtimes.build(config, pool_size=concurrency * 2 + 6)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     register(app, runtime, hearing)
     own_queue = canary.listen(app, name, hearing)
@@ -246,17 +262,27 @@ def run_worker(config: Settings, *, concurrency: int, pulse: Path | None = None)
     reporting = counters.keep_reporting(runtime.db, ended)
     sweeping = threading.Thread(target=sweeper.run, args=(runtime, ended), name="sweeper", daemon=True)
     sweeping.start()
+    if runtime.store is not None:
+        threading.Thread(target=presence.keep_looking, args=(runtime, ended), name="bucket", daemon=True).start()
     options = ["--pool=threads", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
     try:
         app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         ended.set()
+        _wait_for_what_is_aside()
         sweeping.join(timeout=5)
         reporting.join(timeout=5)
         departure.farewell()
         runtime.close()
     if not runtime.stopping.is_set():  # nobody asked it to: whoever started it starts another
         sys.exit(liveness.EX_SOFTWARE)
+
+
+def _wait_for_what_is_aside() -> None:
+    """It ends at its next page once the process is asked to; what does not is given back by the farewell."""
+    deadline = time.monotonic() + liveness.STOP_WITHIN
+    for thread in [one for one in threading.enumerate() if one.name == ASIDE]:
+        thread.join(max(deadline - time.monotonic(), 0))
 
 
 def _leave_behind(runtime: Runtime, name: str, undone: Sequence[Sequence[due.Lease]]) -> None:

@@ -155,3 +155,43 @@ def test_the_database_is_backed_up_listed_verified_and_restored(
     assert execute(other.db, "SELECT count(*) FROM orders") == [(12,)]
     assert "not empty" in run(other, "restore-database", "--backup-id", second["id"]).err
     assert run(other, "restore-database", "--backup-id", "20200101T000000Z-00000000").code == 1
+
+
+def test_what_a_person_asks_for_stands_in_the_same_list_as_what_the_service_did(few: Shop, run: Run) -> None:
+    keep(few.runtime)
+    dump = json.loads(run(few.runtime, "create", "--json").out)
+    assert run(few.runtime, "drill", "--backup-id", dump["id"]).code == 0
+    assert run(few.runtime, "drill", "--account-id", str(few.account_id)).code == 0
+    assert run(few.runtime, "drill", "--sample", "1").code == 0
+    told = json.loads(run(few.runtime, "list", "--json").out)["asked"]
+    kinds = ["drill_sample", "drill_account", "drill_dump", "dump"]
+    assert [one["kind"] for one in told] == kinds
+    assert {one["state"] for one in told} == {"succeeded"}
+    assert all(one["asked_by"].startswith("cli:") for one in told)
+    assert [one["dump_id"] for one in told][3] == dump["id"]
+    assert [one["of"] for one in told][1:3] == [str(few.account_id), told[3]["backup_id"]]
+    lines = run(few.runtime, "list").out
+    assert all(kind in lines for kind in kinds)
+    assert run(few.runtime, "drill", "--backup-id", "20200101T000000Z-00000000").code == 1
+    assert run(few.runtime, "drill", "--backup-id", dump["id"], "--sample", "1").code == 1
+
+
+def test_a_drill_with_findings_ends_with_one_and_stands_in_the_list(few: Shop, run: Run) -> None:
+    answer = run(few.runtime, "drill")
+    assert answer.code == 1
+    assert "no archive" in answer.out
+    [told] = json.loads(run(few.runtime, "list", "--json").out)["asked"]
+    assert (told["kind"], told["state"], told["error_code"]) == ("drill_whole", "failed", "drill_failed")
+
+
+def test_a_bucket_that_is_away_hides_no_row(few: Shop, run: Run, bucket: Bucket) -> None:
+    run(few.runtime, "create")
+    bucket.stop()
+    assert run(few.runtime, "create").code == 1
+    answer = run(few.runtime, "list", "--json")
+    assert answer.code == 1
+    told = json.loads(answer.out)["asked"]
+    assert [(one["state"], one["error_code"]) for one in told] == [
+        ("failed", "storage_unavailable"),
+        ("succeeded", None),
+    ]

@@ -19,7 +19,7 @@ from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import vault
 from orders_backup.accounts import tokens
-from orders_backup.backups import dumps, fit, listing, refill, retention, sealing, state
+from orders_backup.backups import dumps, fit, listing, refill, retention, sealing, state, tools
 from orders_backup.backups.dumps import Dump
 from orders_backup.backups.retention import Keep
 from orders_backup.errors import (
@@ -267,7 +267,7 @@ def test_postgres_own_programs_are_told_where_the_driver_goes(
 ) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv("PGPASSFILE", "/secret")
-    found = dumps.environment(database.connect(url))
+    found = tools.environment(database.connect(url))
     assert told.items() <= found.items()
     assert set(found) - set(os.environ) <= {
         "PGHOST",
@@ -284,7 +284,7 @@ def test_postgres_own_programs_are_told_where_the_driver_goes(
 def test_what_they_cannot_be_told_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGDATABASE", raising=False)
     with pytest.raises(SettingsError):
-        dumps.environment(database.connect(url))
+        tools.environment(database.connect(url))
 
 
 def test_a_program_that_says_very_much_is_not_stopped_by_it(few: Shop, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_any_stream_opens_to_what_it_was(chunks: list[bytes], segment: int) -> N
 
 def test_the_newest_of_days_weeks_and_months_stay() -> None:
     """Twice a day for 400 days, the last at noon of Monday, 23 November."""
-    made = [Dump(str(n), NOW - timedelta(hours=12 * n), "", "", "", 0, "", 0, "", {}) for n in range(2 * 400)]
+    made = [Dump(str(n), NOW - timedelta(hours=12 * n), "", "", "", 1, 0, "", 0, "", {}) for n in range(2 * 400)]
     gone = {one.id for one in retention.spent(made, Keep(daily=3, weekly=2, monthly=2))}
     stays = [f"{one.made_at:%m-%d %H}" for one in made if one.id not in gone]
     assert stays == ["11-23 12", "11-22 12", "11-21 12", "10-31 12"]

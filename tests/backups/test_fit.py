@@ -89,7 +89,7 @@ def test_a_dump_that_was_restored_by_hand_is_refused_until_it_is_finished(ahead:
     other = make_empty()
     with database.transaction(other.db) as tx:
         tx.execute(sa.text(refill._ROLE))
-    refill._restored(other, postgres.find(), made)
+    refill._restored(other, postgres.find(), made, lambda: None)
     refused(other, "finish-restore")
     assert everything(other) == before
     read(Shop(ahead.world, other, ahead.seller_id, ahead.account_id), b'{"id":"stored-by-an-older-program-since"}')

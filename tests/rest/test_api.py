@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 NAMELESS = b"{}"
 EXPORT = "6b1f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a11"
 ITEM = hashlib.sha256(NAMELESS).hexdigest()
+BACKUP = "0b1f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a12"
+BACKED_UP = """INSERT INTO backups (backup_id, kind, asked_by, state, dump_id)
+               VALUES (:id, 'dump', 'schedule', 'succeeded', 'x')"""
 EXPORTED = """INSERT INTO exports (export_id, user_id, format, filter, status, stored_in, parts)
               VALUES (:id, :user, 'jsonl', '{}', 'failed', 'disk', '[]')"""
 
@@ -64,6 +67,7 @@ def filled(path: str, account: object, sync_id: object, webhook_id: object, deli
         webhook_id=webhook_id,
         delivery_id=delivery_id,
         export_id=EXPORT,
+        backup_id=BACKUP,
     )
 
 
@@ -74,7 +78,7 @@ def body(method: str, path: str, user: object) -> dict[str, Any] | None:
         return bodies.get(path) if method == "POST" else {"description": "x"} if method == "PATCH" else None
     if method == "PATCH":
         return {"name": "x"}
-    if method != "POST" or path.endswith("reconnect"):
+    if method != "POST" or path.endswith("reconnect") or path.startswith("/backups"):
         return None
     if path == "/exports":
         return {"format": "jsonl"}
@@ -97,6 +101,7 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     world.execute(row, id=run_id, account=account)
     webhook, delivery = world.webhook()
     world.execute(EXPORTED, id=EXPORT, user=world.user)
+    world.execute(BACKED_UP, id=BACKUP)
     where, sent = filled(path, account, run_id, webhook, delivery), body(method, path, world.user)
     where += "?format=jsonl" if path == "/orders/export" else ""
 
@@ -111,6 +116,8 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     assert status(world.client(world.key(*others))) == (403, "missing_scope")
     if path.startswith("/api-keys"):
         return  # whose keys a key rules over is told in test_rest_keys.py
+    if path.startswith("/backups"):
+        return  # everybody's: which keys may see them is told in test_rest_backups.py
     stranger = world.client(world.key(scope, user=uuid4()))
     if path in {"/schema-drift", "/audit-log"}:  # of the whole installation; of the key's own user
         assert stranger.get(where).json()["items"] == []

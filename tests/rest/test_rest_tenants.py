@@ -22,7 +22,7 @@ from orders_backup.exports import jobs
 from orders_backup.tables import metadata
 from orders_backup.webhooks import sign
 
-from .test_api import EXPORT, ITEM, NAMELESS, filled, routes
+from .test_api import BACKUP, EXPORT, ITEM, NAMELESS, filled, routes
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -58,12 +58,17 @@ ROWS = {
     "archives": "INSERT INTO archives (account_id, account_mark) VALUES (:account, :mark)",
     "restores": "INSERT INTO restores (account_id, source) VALUES (:account, :mark)",
     "restored_states": "INSERT INTO restored_states (account_id, order_id) VALUES (:account, :mark)",
+    "backups": "INSERT INTO backups (backup_id, kind, asked_by) VALUES (CAST(:backup AS uuid), 'dump', :mark)",
     "request_budget": "INSERT INTO request_budget (key, full_at) VALUES (:mark, now())",
     "counters": "INSERT INTO counters (name, labels, value) VALUES (:mark, '', 1)",
     "worker_slots": "INSERT INTO worker_slots (worker, slots) VALUES (:mark, 1)",
 }
 NOT_OF_A_USER = {"codec_dictionaries"}
 """Shown to all: dictionaries of the whole installation, without which no bytes can be read."""
+
+
+REFUSED = {"/schema-drift", "/backups", "/backups/{backup_id}"}
+"""Where PostgreSQL refuses a confined transaction: the columns of examples, and backups, which are everybody's."""
 
 
 @dataclasses.dataclass
@@ -93,7 +98,14 @@ def others(world: "World") -> Others:
     world.happened(found.account, b'{"id":"1","order":{"checkoutForm":{"id":"o"}},"type":"%s"}' % THEIRS.encode())
     world.beside(found.account, "returns", "r", "o", b'{"note":"%s"}' % THEIRS.encode())
     world.key("admin", user=found.user)
-    values = {"account": found.account, "user": found.user, "mark": THEIRS, "id": found.run, "hook": found.hook}
+    values = {
+        "account": found.account,
+        "user": found.user,
+        "mark": THEIRS,
+        "id": found.run,
+        "hook": found.hook,
+        "backup": BACKUP,
+    }
     for statement in ROWS.values():
         world.execute(statement, **{name: value for name, value in values.items() if f":{name}" in statement})
     theirs = world.client(world.key("exports", user=found.user))
@@ -124,7 +136,7 @@ def unfiltered(world: "World") -> Iterator[None]:
 def foreign(world: "World", others: Others, path: str, scope: str) -> bool:
     """Whether a key of `me` is shown anything of the others."""
     answer = world.client(world.key(scope, user=others.me)).get(others.at(path))
-    is_refused = path == "/schema-drift" and answer.status_code == 500  # PostgreSQL refuses the columns of examples
+    is_refused = path in REFUSED and answer.status_code == 500
     assert is_refused or answer.status_code in {200, 404, 422}, answer.text
     words = (THEIRS, str(others.account), str(others.user), str(others.run), str(others.hook), others.export, ITEM)
     return answer.status_code == 200 and (answer.text == "{}" or any(word in answer.text for word in words))
@@ -215,7 +227,45 @@ def test_a_key_bound_to_a_user_reads_all_that_is_his(world: "World", others: Oth
     his = world.client(world.key(*access.SCOPES, user=others.user))
     for path, _ in READ:
         answer = his.get(others.at(path))
-        assert answer.status_code == 200, (path, answer.text)
+        assert answer.status_code == (403 if path.startswith("/backups") else 200), (path, answer.text)
+
+
+def test_every_table_of_accounts_rows_has_its_policy(world: "World") -> None:
+    query = """SELECT c.relname, c.relrowsecurity, EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+                 FROM pg_class c WHERE c.relname = ANY(:names)"""
+    names = [name for name, table in metadata.tables.items() if "account_id" in table.c]
+    with database.transaction(world.runtime.db) as tx:
+        found = {row[0]: (row[1], row[2]) for row in tx.execute(sa.text(query), {"names": names})}
+    assert len(found) > 15
+    assert {name for name, told in found.items() if told != (True, True)} == set()
+
+
+GRANTED = ("archives", "restores", "restored_states")
+
+
+@pytest.mark.parametrize("table", GRANTED)
+def test_what_belongs_to_archives_is_granted_to_nobody_and_would_show_ones_own_rows_alone(
+    world: "World", others: Others, table: str
+) -> None:
+    count = sa.text(f"SELECT count(*) FROM {table}")
+    with world.runtime.db.connect() as tx:
+        database.confine(tx, others.user)
+        with pytest.raises(ProgrammingError):
+            tx.execute(count)
+    world.execute(f"GRANT SELECT ON {table} TO {database.TENANT}")
+    for user, seen_by_him in ((others.user, 1), (others.me, 0)):
+        with database.snapshot(world.runtime.db) as tx:
+            database.confine(tx, user)
+            assert tx.execute(count).scalar_one() == seen_by_him
+    with database.transaction(world.runtime.db) as tx:
+        assert tx.execute(count).scalar_one() == 1
+
+
+def test_backups_would_show_no_row_even_if_they_were_granted(world: "World", others: Others) -> None:
+    world.execute(f"GRANT SELECT ON backups TO {database.TENANT}")
+    with database.snapshot(world.runtime.db) as tx:
+        database.confine(tx, others.user)
+        assert tx.execute(sa.text("SELECT count(*) FROM backups")).scalar_one() == 0
 
 
 def test_an_owner_without_rights_over_roles_is_told_what_to_ask_for_and_is_confined_then(postgres_url: str) -> None:

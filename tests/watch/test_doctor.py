@@ -190,4 +190,5 @@ def test_every_finding_was_seen() -> None:
     elsewhere = {"settings_refused", "database_failing", "storage_failing"}  # by the command line, and with the parts
     seen = {case.code for case in CASES} | set(PARTS) | elsewhere
     seen |= {"migrations_failing", "storage_not_set", "allegro_unreachable", "disk_short"}
+    seen |= {"backup_missing", "drill_missing", "drill_failed", "archive_behind"}  # in test_safety.py
     assert seen == set(doctor.KNOWN)

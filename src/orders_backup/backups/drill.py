@@ -3,26 +3,33 @@
 Nothing is asked of Allegro, and nothing is told to anybody. Everything that goes wrong is a finding, not a failure.
 """
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import listing, restore, signing, state
+from orders_backup.accounts.returning import RESTORING
+from orders_backup.backups import dumps, listing, refill, restore, scratch, signing, smoke, state
+from orders_backup.backups.dumps import Dump
 from orders_backup.codec import Codec
-from orders_backup.errors import BackupFailedError, OrdersBackupError, SealedValueError
+from orders_backup.errors import (
+    BackupDamagedError,
+    BackupFailedError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    OrdersBackupError,
+    SealedValueError,
+    StoppingError,
+)
 from orders_backup.runtime import Runtime
 
 FOLDER = "drills/"
@@ -53,7 +60,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        return not self.findings and self.accounts > 0
+        return not self.findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +72,75 @@ class Fingerprint:
     sum: int
 
 
-def drill(runtime: Runtime, account_ids: list[UUID] | None = None, *, now: datetime) -> Report:
-    """Rehearses these accounts; None: all that have orders. The report is put into the bucket where that answers.
-    Raises DatabaseUnavailableError, BackupFailedError where no scratch database can be made."""
+def drill(
+    runtime: Runtime,
+    account_ids: list[UUID] | None = None,
+    *,
+    now: datetime,
+    alive: Callable[[], None] = lambda: None,
+) -> Report:
+    """Rehearses the archives of these accounts; None: of all that have orders. `alive` is called all the while, and
+    last before the report is put into the bucket where that answers. Raises DatabaseUnavailableError, BackupFailedError
+    where no scratch database can be made, and what `alive` raises."""
     began = time.monotonic()
     with database.transaction(runtime.db) as tx:
-        everyone = alive(tx)
+        everyone = living(tx)
     wanted = everyone if account_ids is None else account_ids
     findings: list[Finding] = [] if wanted else [Finding(None, "There is no account with orders to rehearse.")]
-    versions = 0
-    with _scratch(runtime) as scratch:
+    versions, whole = 0, []
+    with scratch.made(runtime) as there:
         for account_id in wanted:
-            problems, found = _rehearsed(runtime, scratch, account_id, now=now)
+            problems, found = _rehearsed(runtime, there, account_id, now=now, alive=alive)
             findings += [Finding(account_id, problem) for problem in problems]
+            whole += [] if problems else [account_id]
             versions += found
-    name, seconds = f"{now:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}", time.monotonic() - began
-    report = Report(name, now, seconds, len(wanted), versions, findings)
+        findings += _smoke(runtime, there, whole, alive)
+    report = Report(dumps.new_id(now), now, time.monotonic() - began, len(wanted), versions, findings)
+    return _told(runtime, report, alive)
+
+
+def drill_dump(
+    runtime: Runtime, programs: Path, dump: Dump, *, now: datetime, alive: Callable[[], None] = lambda: None
+) -> Report:
+    """Fills a scratch database from a backup as `backup restore-database` does, and compares. Raises as `drill` does,
+    and StorageUnavailableError."""
+    began, findings = time.monotonic(), list[Finding]()
+    account_ids = [UUID(account_id) for account_id in dump.counts]
+    with scratch.made(runtime, migrated=False) as there:
+        try:
+            refill.fill(there, programs, dump, alive=alive)
+        except (BackupDamagedError, BackupFailedError) as error:
+            findings.append(Finding(None, str(error)))
+        else:
+            for account_id in account_ids:
+                alive()
+                problems = [*_sound(there, account_id), *_login(runtime, there, account_id)]
+                findings += [Finding(account_id, problem) for problem in problems]
+            findings += _smoke(runtime, there, account_ids, alive)
+    versions = sum(versions for _, versions in dump.counts.values())
+    report = Report(dumps.new_id(now), now, time.monotonic() - began, len(account_ids), versions, findings)
+    return _told(runtime, report, alive)
+
+
+def report_of(runtime: Runtime, now: datetime, problem: str, *, alive: Callable[[], None]) -> Report:
+    """Of a backup that could not even be begun with."""
+    return _told(runtime, Report(dumps.new_id(now), now, 0.0, 0, 0, [Finding(None, problem)]), alive)
+
+
+def _smoke(runtime: Runtime, there: Runtime, account_ids: Sequence[UUID], alive: Callable[[], None]) -> list[Finding]:
+    """What the service itself shows of what came back."""
+    if not account_ids:
+        return []
+    return [Finding(*found) for found in smoke.findings(runtime, there, account_ids, alive=alive)]
+
+
+def _told(runtime: Runtime, report: Report, alive: Callable[[], None]) -> Report:
+    alive()
     _file(runtime, report)
     if report.ok:
-        log.info("drill_passed", drill_id=report.id, accounts=report.accounts, versions=versions)
+        log.info("drill_passed", drill_id=report.id, accounts=report.accounts, versions=report.versions)
     else:
-        log.error("drill_failed", drill_id=report.id, findings=len(findings))
+        log.error("drill_failed", drill_id=report.id, findings=len(report.findings))
     return report
 
 
@@ -102,42 +157,54 @@ def opened(runtime: Runtime, content: bytes) -> Report:
     return report
 
 
-def _rehearsed(runtime: Runtime, scratch: Runtime, account_id: UUID, *, now: datetime) -> tuple[list[str], int]:
+def _rehearsed(
+    runtime: Runtime, there: Runtime, account_id: UUID, *, now: datetime, alive: Callable[[], None]
+) -> tuple[list[str], int]:
     """What is wrong with an account, and how many of its versions came back."""
     try:
+        alive()
         verified = listing.verify(runtime, account_id)[0]
         if verified.problem is not None:
             return [verified.problem], 0
-        for _ in restore.restore(scratch, account_id):
-            pass
+        for _ in restore.restore(there, account_id):
+            alive()
+    except (DatabaseUnavailableError, LeaseLostError, StoppingError):
+        raise
     except OrdersBackupError as error:
         return [str(error)], 0
-    return [*_compared(runtime, scratch, account_id, now=now), *_login(runtime, scratch, account_id)], verified.versions
+    problems = [*_compared(runtime, there, account_id, now=now), *_sound(there, account_id)]
+    return [*problems, *_login(runtime, there, account_id)], verified.versions
 
 
-def _compared(runtime: Runtime, scratch: Runtime, account_id: UUID, *, now: datetime) -> Iterator[str]:
+def _compared(runtime: Runtime, there: Runtime, account_id: UUID, *, now: datetime) -> Iterator[str]:
     before = now - SETTLED
     with database.snapshot(runtime.db) as tx:
         row = state.get(tx, account_id)
-        there = _fingerprint(tx, account_id, before=before)
-    with database.snapshot(scratch.db) as tx:
+        alive = _fingerprint(tx, account_id, before=before)
+    with database.snapshot(there.db) as tx:
         back = _fingerprint(tx, account_id, before=before)
-        wrong_heads = tx.execute(_WRONG_HEADS, {"account": account_id}).scalar_one()
-        unsound = _unsound(tx, scratch.codec, account_id)
-    if there != back:
-        yield f"Of {there.versions} versions that are older than {SETTLED}, {back.versions} came back, or others."
+    if alive != back:
+        yield f"Of {alive.versions} versions that are older than {SETTLED}, {back.versions} came back, or others."
     if row is None or row.pending is not None:
         yield "The archive is not finished: a manifest is on its way."
+
+
+def _sound(there: Runtime, account_id: UUID) -> Iterator[str]:
+    """What is wrong with what came back, by itself."""
+    with database.snapshot(there.db) as tx:
+        tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        wrong_heads = tx.execute(_WRONG_HEADS, {"account": account_id}).scalar_one()
+        unsound = _unsound(tx, there.codec, account_id)
     if wrong_heads:
         yield f"{wrong_heads} orders do not show their newest version."
     if unsound:
         yield f"{unsound} documents are not what their SHA-256 tells."
 
 
-def _login(runtime: Runtime, scratch: Runtime, account_id: UUID) -> Iterator[str]:
+def _login(runtime: Runtime, there: Runtime, account_id: UUID) -> Iterator[str]:
     query = sa.text("SELECT generation FROM account_tokens WHERE account_id = :account")
     generations = []
-    for db in (runtime.db, scratch.db):
+    for db in (runtime.db, there.db):
         with database.transaction(db) as tx:
             generations.append(tx.execute(query, {"account": account_id}).scalar_one_or_none())
     if generations[0] is not None and (generations[1] or 0) < generations[0]:
@@ -162,6 +229,7 @@ _SAMPLE = sa.text("""
 
 
 def _fingerprint(tx: Connection, account_id: UUID, *, before: datetime) -> Fingerprint:
+    tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
     row = tx.execute(_FINGERPRINT, {"account": account_id, "before": before}).one()
     return Fingerprint(int(row[0]), int(row[1]))
 
@@ -172,10 +240,11 @@ def _unsound(tx: Connection, codec: Codec, account_id: UUID) -> int:
     return sum(restore.digest(codec.decompress(tx, row.dictionary_id, row.body)) != row.sha256.hex() for row in rows)
 
 
-def alive(tx: Connection) -> list[UUID]:
-    """The accounts that have orders."""
-    query = "SELECT id FROM accounts a WHERE EXISTS (SELECT FROM orders o WHERE o.account_id = a.id) ORDER BY id"
-    return list(tx.execute(sa.text(query)).scalars())
+def living(tx: Connection) -> list[UUID]:
+    """The accounts that have orders, but for those that are being brought back themselves."""
+    query = """SELECT id FROM accounts a WHERE reason IS DISTINCT FROM :restoring
+                  AND EXISTS (SELECT FROM orders o WHERE o.account_id = a.id) ORDER BY id"""
+    return list(tx.execute(sa.text(query), {"restoring": RESTORING}).scalars())
 
 
 def _file(runtime: Runtime, report: Report) -> None:
@@ -183,29 +252,3 @@ def _file(runtime: Runtime, report: Report) -> None:
         stores.put(restore.store_of(runtime), f"{FOLDER}{report.id}.json", signed(runtime, report), if_absent=True)
     except OrdersBackupError as error:
         log.warning("drill_report_refused", drill_id=report.id, code=error.code)
-
-
-@contextmanager
-def _scratch(runtime: Runtime) -> Iterator[Runtime]:
-    """An empty installation beside this one, gone afterwards: a database of its own, no disk, the same bucket."""
-    name = f"orders_backup_drill_{uuid4().hex[:12]}"
-    _alone(runtime.db, f"CREATE DATABASE {name} TEMPLATE template0")
-    url = sa.make_url(runtime.settings.database_url).set(database=name).render_as_string(hide_password=False)
-    engine = database.connect(url, pool_size=2)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            database.migrate(engine)
-            config = runtime.settings.model_copy(update={"database_url": url, "data_dir": Path(folder)})
-            yield replace(runtime, settings=config, db=engine, codec=Codec())
-    finally:
-        engine.dispose()
-        _alone(runtime.db, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-def _alone(db: Engine, statement: str) -> None:
-    """Outside of any transaction, as PostgreSQL wants it for databases."""
-    try:
-        with db.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text(statement))
-    except ProgrammingError as error:
-        raise BackupFailedError("The user of DATABASE_URL may make no databases: ALTER ROLE … CREATEDB.") from error

@@ -1,52 +1,54 @@
-"""The whole database as one sealed file in the bucket: pg_dump, zstd, sealed, read back, and at last a signed manifest.
+"""The whole database, sealed, in the bucket: pg_dump, zstd, sealed, read back, and at last a signed manifest.
 
-Nothing of it is ever on the disk here, and nothing is in memory but a few chunks.
+Nothing of it is ever on the disk here, and nothing is in memory but a part of it. The stream lies there in parts, each
+an object of its own: one that was not taken is put again, and what a killed process left is seen and removed.
 """
 
 import hashlib
-import os
-import subprocess
-import tempfile
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 import zstandard
-from psycopg import pq
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import fit, restore, sealing, signing
-from orders_backup.errors import BackupDamagedError, BackupFailedError, SettingsError, StorageUnavailableError
+from orders_backup.backups import restore, sealing, signing, tools
+from orders_backup.errors import BackupDamagedError, StorageUnavailableError
 from orders_backup.runtime import Runtime
+from orders_backup.store import Store
 from orders_backup.vault import Vault
 
 FOLDER = "database/"
 LEVEL = 3
 CHUNK_BYTES = 1024 * 1024
+PART_BYTES = 16 * 1024 * 1024
+PUT_AGAIN_AFTER = (1.0, 5.0, 15.0)
+"""Seconds after which a part that the bucket did not take is put again, before the whole backup fails."""
 PURPOSE = "backup"
-
-_OF_LINKS = {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
-"""What may be left out of the environment: no program gets elsewhere by it."""
+_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 log = structlog.get_logger()
 
 
 class Dump(msgspec.Struct, frozen=True):
-    """A backup of the database. `bytes` and `sha256` are of the file in the bucket, `dump_sha256` of what pg_dump
-    wrote; `counts`: orders and versions of each account in the same snapshot."""
+    """A backup of the database. `bytes` and `sha256` are of its `parts` in the bucket put together, `dump_sha256` of
+    what pg_dump wrote; `counts`: orders and versions of each account in the same snapshot."""
 
     id: str
     made_at: datetime
     server: str
     revision: str
     key_id: str
+    parts: int
     bytes: int
     sha256: str
     dump_bytes: int
@@ -55,25 +57,38 @@ class Dump(msgspec.Struct, frozen=True):
     backup: int = 1
 
 
-def create(runtime: Runtime, programs: Path, *, now: datetime) -> Dump:
-    """Backs the database up. Raises BackupFailedError, StorageUnavailableError; then no manifest tells of it."""
-    store = restore.store_of(runtime)
-    backup_id = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+def new_id(now: datetime) -> str:
+    """The name of a backup in the bucket."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+
+
+def create(
+    runtime: Runtime,
+    programs: Path,
+    *,
+    now: datetime,
+    backup_id: str | None = None,
+    alive: Callable[[], None] = lambda: None,
+) -> Dump:
+    """Backs the database up. `alive` is called all the while, and last before the manifest. Raises BackupFailedError,
+    StorageUnavailableError, and what `alive` raises; then no manifest tells of it."""
+    store, backup_id = restore.store_of(runtime), backup_id or new_id(now)
     key_id, key = next(iter(runtime.vault.keys.items()))
     plain, sealed = _Counted(), _Counted()
     with database.snapshot(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         snapshot = str(tx.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one())
         server, revision, counts = _described(tx)
-        dumped = plain.of(_dumped(runtime.db, programs, snapshot))
-        stream = sealed.of(sealing.seal(key, _packed(dumped), bound_to=_bound(backup_id)))
-        stores.put_stream(store, _file(backup_id), stream)
+        with closing(tools.dumped(runtime.db, programs, snapshot)) as dumped:
+            stream = sealing.seal(key, _packed(plain.of(dumped)), bound_to=_bound(backup_id))
+            parts = _put(store, backup_id, sealed.of(stream), alive)
     made = Dump(
         id=backup_id,
         made_at=now,
         server=server,
         revision=revision,
         key_id=key_id,
+        parts=parts,
         bytes=sealed.size,
         sha256=sealed.digest.hexdigest(),
         dump_bytes=plain.size,
@@ -81,16 +96,54 @@ def create(runtime: Runtime, programs: Path, *, now: datetime) -> Dump:
         counts=counts,
     )
     for _ in read(runtime, made):
-        pass
+        alive()
+    alive()
     stores.put(store, _manifest(backup_id), signing.signed(runtime.vault, made, purpose=PURPOSE), if_absent=True)
     log.info("backup_created", backup_id=backup_id, bytes=made.bytes)
     return made
 
 
+def _put(store: Store, backup_id: str, stream: Iterator[bytes], alive: Callable[[], None]) -> int:
+    """How many parts there are."""
+    number, held = 0, bytearray()
+    for chunk in stream:
+        alive()
+        held += chunk
+        while len(held) >= PART_BYTES:
+            number += 1
+            _put_part(store, _file(backup_id, number), bytes(held[:PART_BYTES]), alive)
+            del held[:PART_BYTES]
+    _put_part(store, _file(backup_id, number + 1), bytes(held), alive)
+    return number + 1
+
+
+def _put_part(store: Store, key: str, content: bytes, alive: Callable[[], None]) -> None:
+    for wait in PUT_AGAIN_AFTER:
+        try:
+            stores.put_large(store, key, content)
+        except StorageUnavailableError:
+            alive()
+            time.sleep(wait)
+        else:
+            return
+    stores.put_large(store, key, content)
+
+
 def ids(runtime: Runtime) -> list[str]:
     """The backups of the database of which there is a manifest, newest first. Raises StorageUnavailableError."""
-    keys = stores.names(restore.store_of(runtime), FOLDER)
+    keys = stores.files(restore.store_of(runtime), FOLDER)
     return [key.removeprefix(FOLDER).removesuffix(".json") for key in reversed(keys) if key.endswith(".json")]
+
+
+def sweep(runtime: Runtime) -> int:
+    """Removes what was left by backups that came to no manifest; nobody may be making one. How many there were."""
+    store, known, swept = restore.store_of(runtime), set(ids(runtime)), 0
+    for name in stores.folders(store, FOLDER):
+        if _ID.fullmatch(name) and name not in known and stores.size(store, _manifest(name)) is None:
+            stores.delete(store, stores.names(store, f"{FOLDER}{name}/"))
+            log.warning("backup_leftover_removed", backup_id=name)
+            swept += 1
+    return swept
 
 
 def get(runtime: Runtime, backup_id: str) -> Dump:
@@ -117,12 +170,9 @@ def read(runtime: Runtime, dump: Dump) -> Iterator[bytes]:
         raise BackupDamagedError(
             f"The backup is sealed with the key {dump.key_id}, which ENCRYPTION_KEYS does not list."
         )
-    found = stores.get_stream(restore.store_of(runtime), _file(dump.id))
-    if found is None:
-        raise BackupDamagedError(f"The file of the backup {dump.id} is missing.")
     sealed, plain = _Counted(), _Counted()
     tool = zstandard.ZstdDecompressor().decompressobj()
-    opened = sealing.open_(key, sealed.of(found), bound_to=_bound(dump.id))
+    opened = sealing.open_(key, sealed.of(_parts(runtime, dump)), bound_to=_bound(dump.id))
     try:
         yield from plain.of(tool.decompress(chunk) for chunk in opened)
     except zstandard.ZstdError:
@@ -132,12 +182,21 @@ def read(runtime: Runtime, dump: Dump) -> Iterator[bytes]:
         raise BackupDamagedError("The backup is not the one that was stored.")
 
 
+def _parts(runtime: Runtime, dump: Dump) -> Iterator[bytes]:
+    for number in range(1, dump.parts + 1):
+        found = stores.get_stream(restore.store_of(runtime), _file(dump.id, number))
+        if found is None:
+            raise BackupDamagedError(f"Part {number} of the backup {dump.id} is missing.")
+        yield from found
+
+
 def remove(runtime: Runtime, dumps: list[Dump]) -> bool:
     """The manifests first, so that none names what is gone. False where the bucket lets nothing be removed."""
     store = restore.store_of(runtime)
     try:
         for dump in dumps:
-            stores.delete(store, [_manifest(dump.id), _file(dump.id)])
+            stores.delete(store, [_manifest(dump.id)])
+            stores.delete(store, stores.names(store, f"{FOLDER}{dump.id}/"))
     except StorageUnavailableError as error:
         log.warning("backup_removal_refused", code=error.code)
         return False
@@ -157,57 +216,12 @@ class _Counted:
             yield chunk
 
 
-def _dumped(db: Engine, programs: Path, snapshot: str) -> Iterator[bytes]:
-    """What pg_dump writes. Raises BackupFailedError where it fails, at whatever byte."""
-    options = ["--format=custom", "--compress=0", "--no-owner", f"--exclude-table={fit.MARK}"]
-    command = [str(programs / "pg_dump"), *options, f"--snapshot={snapshot}"]
-    with (
-        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would stop the program where it says much
-        subprocess.Popen(  # noqa: S603 - our own words
-            command, env=environment(db), stdout=subprocess.PIPE, stderr=said
-        ) as process,
-    ):
-        assert process.stdout is not None  # noqa: S101 – asked for above
-        try:
-            while chunk := process.stdout.read(CHUNK_BYTES):
-                yield chunk
-        except BaseException:
-            process.kill()
-            raise
-        failed = process.wait()
-        if failed:
-            raise BackupFailedError(f"pg_dump: {last_line(said, process)}")
-
-
 def _packed(chunks: Iterator[bytes]) -> Iterator[bytes]:
     tool = zstandard.ZstdCompressor(level=LEVEL).compressobj()
     for chunk in chunks:
         if packed := tool.compress(chunk):
             yield packed
     yield tool.flush()
-
-
-def environment(db: Engine) -> dict[str, str]:
-    """Where PostgreSQL is, for its own programs, as the driver of this engine is told it: by DATABASE_URL and by the
-    variables of libpq. The password is in no list of processes. Raises SettingsError for what they cannot be told."""
-    variables = {one.keyword.decode(): (one.envvar or b"").decode() for one in pq.Conninfo.get_defaults()}
-    given = {name: str(value) for name, value in db.dialect.create_connect_args(db.url)[1].items() if name in variables}
-    if unknown := [name for name in given if not variables[name] and name not in _OF_LINKS]:
-        raise SettingsError(
-            f"pg_dump and pg_restore cannot be told {', '.join(unknown)}; leave it out of DATABASE_URL."
-        )
-    inherited = {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "PATH"}
-    told = inherited | {variables[name]: value for name, value in given.items() if variables[name]}
-    if not told.get("PGDATABASE"):
-        raise SettingsError("DATABASE_URL names no database.")
-    return told
-
-
-def last_line(said: IO[bytes], process: "subprocess.Popen[bytes]") -> str:
-    """What a program said last on stderr."""
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else f"it ended with {process.returncode}."
 
 
 def _described(tx: Connection) -> tuple[str, str, dict[str, tuple[int, int]]]:
@@ -237,8 +251,8 @@ def _bound(backup_id: str) -> bytes:
     return f"orders-backup database {backup_id}".encode()
 
 
-def _file(backup_id: str) -> str:
-    return f"{FOLDER}{backup_id}.dump.zst.sealed"
+def _file(backup_id: str, number: int = 1) -> str:
+    return f"{FOLDER}{backup_id}/{number:06}.sealed"
 
 
 def _manifest(backup_id: str) -> str:

@@ -7,6 +7,7 @@ rest of 2. Webhooks go on behind all of it, so nobody is told anything twice.
 
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup.accounts import recovery
-from orders_backup.backups import dumps, fit, state
+from orders_backup.backups import dumps, fit, state, tools
 from orders_backup.backups.dumps import Dump
 from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError, OrdersBackupError
 from orders_backup.runtime import Runtime
@@ -43,6 +44,12 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
     """Fills the empty database of this installation, brings it to this program's schema, and takes the newest logins
     from the token journal; or goes on with that. Raises ConflictError where it is not empty, BackupDamagedError,
     BackupFailedError; then it is as empty as before."""
+    fill(runtime, programs, dump)
+    log.warning("database_restored", backup_id=dump.id)
+
+
+def fill(runtime: Runtime, programs: Path, dump: Dump, *, alive: Callable[[], None] = lambda: None) -> None:
+    """The same without a word; a drill does it with a scratch database. `alive` is called all the while."""
     with database.transaction(runtime.db) as tx:
         begun, is_to_be_filled = fit.begun(tx), is_empty(tx)
         if is_to_be_filled:
@@ -54,7 +61,7 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
             raise ConflictError(f"The database was filled from the backup {begun}; go on with --backup-id {begun}.")
     if is_to_be_filled:
         try:
-            _restored(runtime, programs, dump)
+            _restored(runtime, programs, dump, alive)
         except OrdersBackupError:
             with database.transaction(runtime.db) as tx:
                 if is_empty(tx):
@@ -64,7 +71,7 @@ def refill(runtime: Runtime, programs: Path, dump: Dump) -> None:
         tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
         if dumps.counts(tx) != dump.counts:
             raise BackupDamagedError("The restored database does not hold what was backed up.")
-    _made_to_fit(runtime, backup_id=dump.id)
+    _made_to_fit(runtime, backup_id=dump.id, alive=alive)
 
 
 def finish(runtime: Runtime) -> None:
@@ -73,7 +80,8 @@ def finish(runtime: Runtime) -> None:
     with database.transaction(runtime.db) as tx:
         if (begun := fit.begun(tx)) is not None:
             raise ConflictError(f"Go on with `backup restore-database --backup-id {begun}`.")
-    _made_to_fit(runtime, backup_id=None)
+    _made_to_fit(runtime, backup_id=None, alive=lambda: None)
+    log.warning("database_restored", backup_id=None)
 
 
 def is_empty(tx: Connection) -> bool:
@@ -81,7 +89,7 @@ def is_empty(tx: Connection) -> bool:
     return bool(tx.execute(sa.text(query), {"mark": fit.MARK}).scalar_one())
 
 
-def _made_to_fit(runtime: Runtime, *, backup_id: str | None) -> None:
+def _made_to_fit(runtime: Runtime, *, backup_id: str | None, alive: Callable[[], None]) -> None:
     database.migrate(runtime.db)
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
@@ -92,8 +100,7 @@ def _made_to_fit(runtime: Runtime, *, backup_id: str | None) -> None:
         untell(tx)
         fit.end(tx)
     for _ in recovery.recover(runtime):
-        pass
-    log.warning("database_restored", backup_id=backup_id)
+        alive()
 
 
 def renumber(tx: Connection) -> None:
@@ -119,15 +126,15 @@ def untell(tx: Connection) -> None:
               FROM order_changes""",
     ):
         tx.execute(sa.text(statement))
-    for table in ("syncs", "account_tokens", "device_flows", "webhooks", "exports", "archives"):
+    for table in ("syncs", "account_tokens", "device_flows", "webhooks", "exports", "archives", "backups"):
         tx.execute(sa.text(f"UPDATE {table} SET leased_until = NULL, rung_at = NULL"))
 
 
-def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
+def _restored(runtime: Runtime, programs: Path, dump: Dump, alive: Callable[[], None]) -> None:
     """In one transaction: all of it, or nothing."""
     options = ["--no-owner", "--exit-on-error", "--single-transaction"]
-    target = dumps.environment(runtime.db)
-    command = [str(programs / "pg_restore"), *options, f"--dbname={target['PGDATABASE']}"]
+    target = tools.environment(runtime.db)
+    command = [str(programs / "pg_restore"), *options, f"--dbname={tools.LINK}"]
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(  # noqa: S603 - our own words
@@ -138,10 +145,11 @@ def _restored(runtime: Runtime, programs: Path, dump: Dump) -> None:
         try:
             with suppress(BrokenPipeError):  # what it says on stderr tells more
                 for chunk in dumps.read(runtime, dump):
+                    alive()
                     process.stdin.write(chunk)
                 process.stdin.close()
         except BaseException:
             process.kill()  # before it learns of the end, so that it commits nothing
             raise
         if process.wait():
-            raise BackupFailedError(f"pg_restore: {dumps.last_line(said, process)}")
+            raise BackupFailedError(f"pg_restore: {tools.last_line(said, process)}")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orders_backup.cli.shared import AsJson, DataDir, acting, opened, print_rows
-from orders_backup.errors import InvalidRequestError
+from orders_backup.cli.shared import AsJson, DataDir, acting, opened, person, print_rows
+from orders_backup.errors import InvalidRequestError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from orders_backup.backups.restore import Progress
+    from orders_backup.runtime import Runtime
 
 TOLD_EVERY = 1.0
 """Seconds between two lines of progress."""
@@ -32,27 +33,39 @@ def create_backup(
     data_dir: DataDir = None,
 ) -> None:
     """Back the whole database up into the bucket, sealed, and remove what is older than is to be kept."""
-    from orders_backup import db
-    from orders_backup.backups import dumps, retention
-    from orders_backup.local import postgres
+    from orders_backup.backups import ledger, making
+    from orders_backup.backups.dumps import Dump
+    from orders_backup.backups.retention import Keep
 
-    with acting(data_dir, "create_backup") as runtime:
-        with db.transaction(runtime.db) as tx:
-            now = db.clock(tx)
-        made = dumps.create(runtime, postgres.find(), now=now)
-        keep = retention.Keep(keep_daily, keep_weekly, keep_monthly)
-        spent = retention.spent(dumps.everything(runtime), keep)
-        dumps.remove(runtime, [one for one in spent if one.id != made.id])  # a clock that was ahead made newer ones
+    keep = Keep(keep_daily, keep_weekly, keep_monthly)
+    with (
+        acting(data_dir, "create_backup") as runtime,
+        making.begun(runtime, ledger.DUMP, by=person(), keep=keep) as make,
+    ):
+        made = make()
+        assert isinstance(made, Dump)  # noqa: S101 – what was asked for
     print_rows(made, [f"{made.id}  {made.bytes} bytes of PostgreSQL {made.server}"], as_json=as_json)
 
 
 @backups.command("list", epilog="Example: orders-backup backup list --json")
-def list_backups(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """List the backups of the database, and the archives of accounts with what is in each."""
-    from orders_backup.backups import dumps, listing
+def list_backups(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of those that were asked for.")] = 30,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the backups of the database, what was made and rehearsed lately, and archives with what is in each."""
+    from orders_backup import db
+    from orders_backup.backups import dumps, ledger, listing, presence
 
+    found, databases, failure = list[listing.Listed](), list[dumps.Dump](), None
     with opened(data_dir) as runtime:
-        found, databases = listing.archives(runtime), dumps.everything(runtime)
+        try:
+            found, databases = listing.archives(runtime), dumps.everything(runtime)
+            presence.level(runtime)
+        except StorageUnavailableError as error:  # what the database knows of it is told all the same
+            failure = error
+        with db.transaction(runtime.db) as tx:
+            asked, _ = ledger.page(tx, limit=limit)
     lines = [f"{one.id}  {one.bytes} bytes of PostgreSQL {one.server}" for one in databases]
     lines += [
         f"{one.account_id}  {one.problem}"
@@ -60,7 +73,10 @@ def list_backups(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         else f"{one.account_id}  {one.name}  {one.versions} versions, {one.bytes} bytes, {one.made_at:%Y-%m-%d %H:%M}"
         for one in found
     ]
-    print_rows({"databases": databases, "archives": found}, lines, as_json=as_json)
+    lines += [one.told for one in asked]
+    print_rows({"databases": databases, "archives": found, "asked": asked}, lines, as_json=as_json)
+    if failure is not None:
+        raise failure
 
 
 @backups.command("verify", epilog="Example: orders-backup backup verify")
@@ -113,24 +129,49 @@ def restore_archives(
 @backups.command("drill", epilog="Example: orders-backup backup drill --sample 3")
 def drill_restore(
     account_id: OneAccount = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="So many accounts, by chance; else all.")] = None,
+    backup_id: Annotated[str | None, typer.Option(help="A backup of the database, as `backup list` prints it.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="So many accounts, by chance; else all, and the newest backup.")
+    ] = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Bring accounts back into a scratch database and compare them with what is alive; exit code 1 for any finding."""
-    from orders_backup import db
-    from orders_backup.backups import drill
+    """Bring accounts, or a backup, back into a scratch database and compare; exit code 1 for any finding."""
+    from orders_backup.backups import making
+    from orders_backup.backups.drill import Report
 
     with acting(data_dir, "drill_backup", account_id=account_id) as runtime:
-        with db.transaction(runtime.db) as tx:
-            now, alive = db.clock(tx), drill.alive(tx)
-        wanted = [account_id] if account_id else random.sample(alive, min(sample or len(alive), len(alive)))
-        report = drill.drill(runtime, wanted, now=now)
+        kind, of, accounts = _asked(runtime, account_id, backup_id, sample)
+        with making.begun(runtime, kind, of=of, by=person(), accounts=accounts) as make:
+            report = make()
+        assert isinstance(report, Report)  # noqa: S101 – what was asked for
     lines = [f"{one.account_id or 'all'}  {one.problem}" for one in report.findings]
     lines.append(f"{report.accounts} accounts, {report.versions} versions, {len(report.findings)} findings.")
     print_rows(report, lines, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _asked(
+    runtime: "Runtime", account_id: uuid.UUID | None, backup_id: str | None, sample: int | None
+) -> tuple[str, uuid.UUID | None, list[uuid.UUID] | None]:
+    """The kind of the drill, of what, and which accounts were chosen."""
+    from orders_backup import db
+    from orders_backup.backups import drill, ledger, presence
+
+    if (account_id is not None) + (backup_id is not None) + (sample is not None) > 1:
+        raise InvalidRequestError("Say one of --account-id, --backup-id and --sample, or none of them for everything.")
+    if account_id is not None:
+        return ledger.OF_ACCOUNT, account_id, None
+    if backup_id is not None:
+        presence.level(runtime)
+        with db.transaction(runtime.db) as tx:
+            return ledger.OF_DUMP, ledger.of_dump(tx, backup_id), None
+    if sample is None:
+        return ledger.WHOLE, None, None
+    with db.transaction(runtime.db) as tx:
+        alive = drill.living(tx)
+    return ledger.SAMPLE, None, random.sample(alive, min(sample, len(alive)))
 
 
 @backups.command("restore-database", epilog="Example: orders-backup backup restore-database")
@@ -141,8 +182,7 @@ def restore_database(
     """Fill the empty database of DATABASE_URL from a backup, or go on with that. Let nothing else of the service run
     meanwhile."""
     from orders_backup import db
-    from orders_backup.backups import dumps, fit, refill
-    from orders_backup.local import postgres
+    from orders_backup.backups import dumps, fit, refill, tools
 
     with opened(data_dir) as runtime:
         with db.transaction(runtime.db) as tx:
@@ -151,7 +191,9 @@ def restore_database(
         if not ids:
             raise InvalidRequestError(f"There is no backup {backup_id or ''} in the bucket.")
         found = dumps.get(runtime, ids[0])
-        refill.refill(runtime, postgres.find(), found)
+        with db.transaction(runtime.db) as tx:
+            programs = tools.find(runtime, tx)
+        refill.refill(runtime, programs, found)
     typer.echo(f"{found.id} restored, made {found.made_at:%Y-%m-%d %H:%M:%S}.")
 
 

