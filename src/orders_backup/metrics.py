@@ -65,7 +65,7 @@ READINESS = _counter("readiness_checks", "Checks of readiness; each is a write t
 
 
 TASK_NAMES = (
-    *("poll_device", "refresh_token", "deliver", "export", "archive"),
+    *("poll_device", "refresh_token", "deliver", "export", "archive", "backup"),
     *("sync_journal", "sync_listing", "sync_sweep", "sync_extras"),
 )
 OUTCOMES = ("done", "postponed", "failed", "crashed")
