@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 OPEN_TO_ALL = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 MOST_LINES_OF_A_FILE = 450
-MOST_LINES_OF_ONE_PAGE = 800
+MOST_LINES_OF_ONE_PAGE = 900
 """For what is read as one page: all tables, which are declarations only, and all verbs of the simulator."""
 ON_ONE_PAGE = {"orders_backup/tables.py", "allegro_simulator/world.py"}
 MOST_LINES_OF_A_FUNCTION = 60

@@ -84,6 +84,8 @@ FIELDS: dict[str, Shape] = {
     "step": _word,
     "format": _word,
     "scope": _word,
+    "rule": _word,
+    "channel": _text(r"\d{1,3}-[a-z0-9+.-]{1,32}"),
     "route_class": _word,
     "path": _text(r"[\w.\[\]*$-]{1,300}"),
     "error": _kind_of_failure,
