@@ -79,7 +79,7 @@ def decide(known: Iterable[Alert], judgement: Judgement, *, now: datetime) -> De
     written = [_fires(live.get(key), one, over.get(key), now) for key, one in firing.items()]
     dropped = []
     for key, alert in live.items():
-        if key in firing or alert.rule not in judgement.rules:
+        if key in firing or key in judgement.unknown or alert.rule not in judgement.rules:
             continue
         if alert.opened_at is None:
             dropped.append(alert.alert_id)
@@ -144,10 +144,9 @@ def is_silenced(alert: Alert, silences: Iterable[Silence], *, now: datetime) -> 
 
 
 def to_tell(alerts: Iterable[Alert], silences: Sequence[Silence], channel: str, *, now: datetime) -> list[Alert]:
-    """What this channel has not told yet."""
-    return [
-        one for one in alerts if one.news and channel not in one.told_by and not is_silenced(one, silences, now=now)
-    ]
+    """What this channel has not told yet; nothing of what does not fire at this moment and is not over either."""
+    news = [one for one in alerts if one.news == "recovered" or (one.news and one.quiet_since is None)]
+    return [one for one in news if channel not in one.told_by and not is_silenced(one, silences, now=now)]
 
 
 def try_again_at(failures: int, tried_at: datetime) -> datetime:

@@ -84,8 +84,8 @@ def hourly(runtime: Runtime, tx: Connection) -> Picture:
     quiet = []
     for row in found:
         since = max(row.ordered_at, row.followed_at - LONGEST_QUIET)
-        counts = _counts(tx, row.id)
-        quiet.append(Quiet(row.id, since, row.followed_at, usual.expected(counts, since, row.followed_at)))
+        expected = 0.0 if row.is_stale else usual.expected(_counts(tx, row.id), since, row.followed_at)
+        quiet.append(Quiet(row.id, since, row.followed_at, expected, is_stale=row.is_stale))
     return Picture(
         database.clock(tx), state.watch(tx, "hourly").began_at, runtime.settings.events_interval, quiet=quiet
     )
@@ -146,15 +146,16 @@ SELECT account_id, CAST(sum(failing) AS integer) AS failing, CAST(sum(set_aside)
 """What is acknowledged leaves no question open."""
 
 _QUIET = sa.text(f"""
-SELECT a.id, j.succeeded_at AS followed_at, o.ordered_at
+SELECT a.id, j.succeeded_at AS followed_at, o.ordered_at,
+       j.succeeded_at < clock_timestamp() - {standing.STALE} AS is_stale
   FROM accounts a JOIN syncs j ON j.account_id = a.id AND j.kind = 'journal'
   JOIN LATERAL (SELECT ordered_at FROM orders WHERE account_id = a.id AND ordered_at IS NOT NULL
                  ORDER BY ordered_at DESC LIMIT 1) o ON true
- WHERE a.status = 'active' AND NOT a.paused AND j.succeeded_at > clock_timestamp() - {standing.STALE}
+ WHERE a.status = 'active' AND NOT a.paused
    AND o.ordered_at < j.succeeded_at - CAST(:quiet AS interval)
  ORDER BY a.id
 """)
-"""Accounts whose journal is read, and that had no order for hours."""
+"""Accounts that had no order for hours before their journal was read last."""
 
 _USUAL = sa.text("""
 SELECT CAST(extract(isodow FROM ordered_at AT TIME ZONE :zone) AS integer) AS day,

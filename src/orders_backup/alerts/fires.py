@@ -26,12 +26,13 @@ SURPRISING = 9.21
 @dataclass(frozen=True, slots=True)
 class Firing:
     """A rule that fires. `subject`: an account, a webhook, a channel, a kind of work, or the installation; `detail`:
-    numbers and words of ours, never a value from outside."""
+    numbers and words of ours, never a value from outside. Not `is_known`: whether it does cannot be said."""
 
     rule: str
     subject: str
     account_id: UUID | None = None
     detail: str = ""
+    is_known: bool = True
 
 
 Fires = Callable[[Picture], Iterable[Firing] | None]
@@ -225,13 +226,16 @@ def counted(rule: str, count: Callable[[Doubt], int]) -> Fires:
 
 
 def orders_unusual(picture: Picture) -> Iterator[Firing] | None:
-    if picture.quiet is None:
-        return None
-    return (
-        _of(one, "orders_unusual", f"None for {_span(one.until - one.since)}; {one.expected:.0f} are usual.")
-        for one in picture.quiet
-        if one.until - one.since >= QUIET and one.expected >= SURPRISING
-    )
+    return None if picture.quiet is None else _unusual(picture.quiet)
+
+
+def _unusual(quiet: Iterable[Quiet]) -> Iterator[Firing]:
+    for one in quiet:
+        if one.is_stale:
+            yield Firing("orders_unusual", str(one.account_id), is_known=False)
+        elif one.until - one.since >= QUIET and one.expected >= SURPRISING:
+            detail = f"None for {_span(one.until - one.since)}; {one.expected:.0f} are usual."
+            yield _of(one, "orders_unusual", detail)
 
 
 def never(_: Picture) -> None:

@@ -65,12 +65,13 @@ class Doubt:
 @dataclass(frozen=True, slots=True)
 class Quiet:
     """An account without an order since `since`, its journal read until `until`; `expected`: orders that this span has
-    on average."""
+    on average. `is_stale`: the journal was not read of late, so nobody knows."""
 
     account_id: UUID
     since: datetime
     until: datetime
     expected: float
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`rules`: of which anything can be said; what of them does not fire is well."""
+    """`rules`: of which anything can be said; what of them does not fire is well, but for what is `unknown`."""
 
     rules: frozenset[str]
     firing: Sequence[Firing]
+    unknown: frozenset[tuple[str, str]] = frozenset()
 
 
 def judge(picture: Picture, round_: Round) -> Judgement:
@@ -45,7 +46,9 @@ def judge(picture: Picture, round_: Round) -> Judgement:
     firing = {name: list(some) for name, some in found.items() if some is not None}
     hidden = {name for cause, names in FOLLOWS.items() if firing.get(cause) for name in names}
     known = frozenset(firing) - hidden
-    return Judgement(known, [one for name in known for one in firing[name]])
+    told = [one for name in known for one in firing[name]]
+    unknown = frozenset((one.rule, one.subject) for one in told if not one.is_known)
+    return Judgement(known, [one for one in told if one.is_known], unknown)
 
 
 FOLLOWS: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.engine import Connection
 
 from orders_backup.alerts.decide import OLD_NEWS, Alert, Decision, Silence
@@ -81,7 +81,7 @@ def known(tx: Connection, rules: Collection[str]) -> list[Alert]:
     mine = alerts.c.rule.in_(list(rules))
     live = sa.select(*_ALERT).where(mine, alerts.c.recovered_at.is_(None))
     over = sa.select(*_ALERT).where(mine, alerts.c.recovered_at > _NOW - 2 * OLD_NEWS)
-    over = over.distinct(alerts.c.rule, alerts.c.subject)
+    over = over.ext(distinct_on(alerts.c.rule, alerts.c.subject))
     over = over.order_by(alerts.c.rule, alerts.c.subject, alerts.c.recovered_at.desc())
     return [Alert(**row) for query in (live, over) for row in tx.execute(query).mappings()]
 

@@ -5,6 +5,7 @@ All watchmen of a machine speak once: what was told stands in a file in DATA_DIR
 """
 
 import fcntl
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def due_word(memory: Memory, *, now: float) -> Word | None:
 
 
 def _tell(runtime: Runtime, memory: Memory, *, now: float) -> None:
-    with _shared(runtime.settings.data_dir / "database-away", memory) as is_mine:
+    with _shared(runtime.settings.data_dir / "database-away", memory, now=now) as is_mine:
         word = due_word(memory, now=now)
         if word is None or not is_mine:
             return
@@ -98,11 +99,11 @@ def _tell(runtime: Runtime, memory: Memory, *, now: float) -> None:
 
 
 @contextmanager
-def _shared(file: Path, memory: Memory) -> Iterator[bool]:
+def _shared(file: Path, memory: Memory, *, now: float) -> Iterator[bool]:
     """Brings into memory what any watchman of this machine told last, and notes what this one tells. False: another one
     is speaking. Without a file each process speaks for itself."""
     try:
-        stream = file.open("a+")
+        stream = file.open("a+", errors="replace")
     except OSError:
         yield True
         return
@@ -114,7 +115,7 @@ def _shared(file: Path, memory: Memory) -> Iterator[bool]:
             return
         stream.seek(0)
         word, _, at = stream.read().strip().partition(" ")
-        if word in {"away", "back"} and at.replace(".", "", 1).isdigit():
+        if word in {"away", "back"} and re.fullmatch(r"\d{1,12}(\.\d+)?", at, re.ASCII) and float(at) <= now:
             memory.told, memory.told_at = ("away" if word == "away" else "back"), float(at)
         before = (memory.told, memory.told_at)
         yield True
