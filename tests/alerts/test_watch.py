@@ -343,6 +343,15 @@ def test_what_is_over_for_long_is_forgotten(place: Place) -> None:
     assert place.rows("SELECT * FROM alerts") == []
 
 
+def test_a_channel_that_is_set_no_more_is_forgotten_after_a_day(place: Place) -> None:
+    place.change("INSERT INTO alert_channels (channel, failures, tried_at) VALUES ('9-slack', 4, now())")
+    place.round()
+    assert place.rows("SELECT * FROM alerts") == []
+    place.later("25 h")
+    place.round("thorough")
+    assert place.rows("SELECT * FROM alert_channels") == []
+
+
 # The worker and the scheduler
 
 

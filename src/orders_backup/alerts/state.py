@@ -102,8 +102,10 @@ def put(tx: Connection, some: Sequence[Alert]) -> None:
     tx.execute(statement.on_conflict_do_update(index_elements=["alert_id"], set_=changed), rows)
 
 
-def forget(tx: Connection) -> None:
-    """What was over long ago, and silences that ended, go."""
+def forget(tx: Connection, channels: Sequence[str]) -> None:
+    """What was over long ago goes, and silences that ended, and channels that are set no more."""
+    set_no_more = alert_channels.c.channel.not_in(channels)
+    tx.execute(sa.delete(alert_channels).where(set_no_more, alert_channels.c.tried_at < _NOW - OLD_NEWS))
     tx.execute(sa.delete(alerts).where(alerts.c.recovered_at < _NOW - KEPT))
     tx.execute(sa.delete(alert_silences).where(alert_silences.c.until < _NOW - KEPT))
 

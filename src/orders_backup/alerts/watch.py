@@ -55,7 +55,7 @@ def _work(runtime: Runtime, kind: Round, lease: Lease) -> None:
         alerts, silences = _decided(tx, kind, judgement, now)
         ready = _ready(tx, runtime.channels.names, now)
         if kind == "thorough":
-            state.forget(tx)
+            state.forget(tx, runtime.channels.names)
     given = {name: decide.to_tell(alerts, silences, name, now=now) for name in ready}
     outcomes = tell(runtime, given)
     with database.transaction(runtime.db) as tx:
