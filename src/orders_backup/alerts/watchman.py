@@ -93,7 +93,10 @@ def _tell(runtime: Runtime, memory: Memory, *, now: float) -> None:
             return
         message = texts.without_database(away=word == "away", installation=watch.where(runtime))
         outcomes = runtime.channels.send({name: [message] for name in runtime.channels.names})
-        log.log(40 if word == "away" else 20, "database_alert_attempted", status=word, attempts=len(outcomes))
+        if word == "away":
+            log.error("database_alert_attempted", status=word, attempts=len(outcomes))
+        else:
+            log.info("database_alert_attempted", status=word, attempts=len(outcomes))
         if any(outcome.taken for outcome in outcomes.values()) or word == "back":
             memory.told, memory.told_at = word, now
 
