@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.webhooks.conftest import Receiver
 
+from orders_backup import db as database
 from orders_backup import health, local
 from orders_backup.alerts import watchman
 from orders_backup.alerts.watchman import Memory
@@ -133,7 +134,7 @@ def test_a_real_database_that_is_stopped_is_told_of_and_its_return_too(
     memory = Memory()
     with local.start_postgres(tmp_path / "own") as server:
         runtime = with_channels(settings.model_copy(update={"database_url": server.url}), url)
-        watchman.database.migrate(runtime.db)
+        database.migrate(runtime.db)
         watchman.look(runtime, memory, now=1000.0)
     watchman.look(runtime, memory, now=1100.0)
     watchman.look(runtime, memory, now=1170.0)
