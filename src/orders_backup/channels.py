@@ -70,11 +70,12 @@ class Channels:
             if name in self.hanging and self.hanging[name].is_alive():
                 attempt.error = "hangs"
                 continue
-            threads[name] = self.hanging[name] = threading.Thread(target=attempt.run, name="alert", daemon=True)
+            threads[name] = threading.Thread(target=attempt.run, name="alert", daemon=True)
             threads[name].start()
         deadline = time.monotonic() + SEND_WITHIN
         for thread in threads.values():
             thread.join(max(deadline - time.monotonic(), 0))
+        self.hanging |= {name: thread for name, thread in threads.items() if thread.is_alive()}
         return {name: attempt.outcome(threads.get(name)) for name, attempt in attempts.items()}
 
 

@@ -99,7 +99,19 @@ FIELDS: dict[str, Shape] = {
     # counts
     **dict.fromkeys(
         (
-            *("accounts", "added", "attempts", "calls", "events", "failures", "files", "findings", "gone", "here"),
+            *(
+                "accounts",
+                "added",
+                "alerts",
+                "attempts",
+                "calls",
+                "events",
+                "failures",
+                "files",
+                "findings",
+                "gone",
+                "here",
+            ),
             *("inserted", "listed", "newer", "orders", "owed", "page_size", "seconds", "set_aside", "there"),
             *("unchanged", "undone", "unproven", "updated", "versions"),
         ),

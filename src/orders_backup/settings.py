@@ -238,7 +238,7 @@ class Settings(BaseModel):
         if False in known:
             raise ValueError(
                 f"must be Apprise addresses with spaces between, such as mailto://user:password@example.com; number"
-                f" {known.index(False) + 1} is none that Apprise understands"
+                f" {known.index(False) + 1} is none that Apprise understands, or it needs a package that is missing"
             )
         return value
 

@@ -57,7 +57,7 @@ def begin(tx: Connection, kinds: Sequence[str]) -> None:
 
 def tick(tx: Connection) -> None:
     """The scheduler lives."""
-    tx.execute(sa.update(watches).values(ticked_at=_NOW))
+    tx.execute(sa.update(watches).values(ticked_at=_NOW).where(watches.c.kind == "quick"))
 
 
 def watch(tx: Connection, kind: Round) -> Watch:

@@ -82,20 +82,28 @@ def _decided(tx: Connection, kind: Round, judgement: Judgement, now: datetime) -
     known = state.known(tx, [rule.name for rule in rules.RULES if rule.round == kind])
     decision = decide.decide(known, judgement, now=now)
     state.write(tx, decision)
-    before = {one.alert_id: one for one in known}
-    for one in decision.written:
-        earlier = before.get(one.alert_id)
-        if one.opened_at == now:
-            log.warning("alert_opened", rule=one.rule, code=one.severity, account_id=_text(one.account_id))
-        if one.recovered_at == now and (earlier is None or earlier.recovered_at is None):
-            log.info("alert_recovered", rule=one.rule, code=one.severity, account_id=_text(one.account_id))
-    after = before | {one.alert_id: one for one in decision.written}
+    opened = [one for one in decision.written if one.opened_at == now]
+    over = [one for one in decision.written if one.recovered_at == now]
+    for rule, some in _by_rule(opened):
+        log.warning("alert_opened", rule=rule, code=some[0].severity, account_id=_only(some), alerts=len(some))
+    for rule, some in _by_rule(over):
+        log.info("alert_recovered", rule=rule, code=some[0].severity, account_id=_only(some), alerts=len(some))
+    after = {one.alert_id: one for one in [*known, *decision.written]}
     dropped = set(decision.dropped)
     return [one for one in after.values() if one.alert_id not in dropped], state.silences(tx)
 
 
-def _text(account_id: object) -> str | None:
-    return None if account_id is None else str(account_id)
+def _by_rule(alerts: Sequence[Alert]) -> list[tuple[str, list[Alert]]]:
+    """A line of the log for each rule: a thousand accounts are one cause."""
+    found: dict[str, list[Alert]] = {}
+    for one in alerts:
+        found.setdefault(one.rule, []).append(one)
+    return list(found.items())
+
+
+def _only(alerts: Sequence[Alert]) -> str | None:
+    """The account, where it is about one alone."""
+    return str(alerts[0].account_id) if len(alerts) == 1 and alerts[0].account_id else None
 
 
 def _ready(tx: Connection, names: Sequence[str], now: datetime) -> list[str]:
