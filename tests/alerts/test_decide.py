@@ -128,6 +128,27 @@ def test_however_it_flaps_an_hour_brings_at_most_four_messages(steps: list[tuple
     assert all(earlier != later for earlier, later in pairwise(news) if later != "reminder")
 
 
+def test_what_comes_and_goes_every_seven_minutes_is_told_twice_in_half_an_hour() -> None:
+    watch = Watch()
+    for _ in range(4 * 60 // 7):
+        watch.round(lost())
+        for _ in range(6):
+            watch.round()
+    assert 4 <= len(watch.told) <= 4 * 4
+    assert len(watch.rows) > 30  # each time is in the list
+
+
+def test_a_channel_that_takes_news_late_puts_off_no_reminder() -> None:
+    watch = Watch("a", "b")
+    watch.broken = {"b"}
+    for _ in range(30):
+        watch.round(lost())
+    watch.broken = set()
+    for _ in range(31):
+        watch.round(lost())
+    assert (watch.news("a"), watch.news("b")) == (["opened", "reminder"], ["opened", "reminder"])
+
+
 def test_what_opens_together_is_one_message_a_severity_and_names_a_few() -> None:
     watch = Watch()
     for _ in range(4):

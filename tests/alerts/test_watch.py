@@ -241,9 +241,23 @@ def test_what_a_broken_channel_does_not_take_leaves_by_the_other_and_so_does_the
     assert "1-json: 3 times in a row." in place.messages(1)[1]["message"]
     place.receivers[0].replies = lambda _: OK
     place.rounds(40)
-    assert [title.split()[1] for title in place.titles(0)][:2] == ["token_lost,", "channel_failing"] or place.titles(0)
+    told = [(title.split("]")[0], title.split()[1]) for title in place.titles(0)]
+    assert told == [("[critical", "token_lost"), ("[error", "channel_failing"), ("[recovered", "channel_failing")]
     assert place.titles(1)[-1].startswith("[recovered] channel_failing")
     assert place.rows("SELECT channel, failures FROM alert_channels ORDER BY channel") == [("1-json", 0), ("2-json", 0)]
+
+
+def test_a_channel_that_failed_is_left_alone_for_a_while(place: Place) -> None:
+    place.receivers[0].answers(500)
+    for _ in range(3):
+        place.loses(place.seller())
+        place.round()
+    assert [len(one.got) for one in place.receivers] == [1, 3]
+    place.later("1 min")
+    place.round()
+    place.later("1 min")
+    place.round()
+    assert len(place.receivers[0].got) == 2
 
 
 def test_a_channel_that_hangs_keeps_no_other_waiting_and_is_not_asked_again_meanwhile(
@@ -406,7 +420,9 @@ def test_a_database_that_goes_away_while_a_round_looks_is_known_by_name(place: P
 # What nobody may read
 
 
-def test_no_alert_and_no_line_holds_a_name_an_order_or_an_address_of_a_channel(place: Place) -> None:
+def test_no_alert_and_no_line_holds_a_name_an_order_or_an_address_of_a_channel(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     account = place.seller()
     body = b'{"id":"k4n4r3k-order","buyer":{"login":"k4n4r3k"}}'
     with database.transaction(place.runtime.db) as tx:
@@ -430,6 +446,7 @@ def test_no_alert_and_no_line_holds_a_name_an_order_or_an_address_of_a_channel(p
         assert "k4n4r3k" not in one
         assert "eyJ" not in one
         assert "s3cr3t" not in one
+    assert [record for record in caplog.records if record.name.startswith("apprise")] == []
     assert "s3cr3t" not in repr(place.runtime)
     assert all(b"s3cr3t" not in got.body for got in place.receivers[0].got)
     assert msgspec.json.decode(place.receivers[0].got[0].body)["attachments"] == []

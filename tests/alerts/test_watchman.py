@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.webhooks.conftest import Receiver
+from tests.webhooks.conftest import Receiver, Reply
 
 from orders_backup import db as database
 from orders_backup import health, local
@@ -83,6 +84,20 @@ def test_all_watchmen_of_a_machine_speak_once(away: Runtime, back: Runtime, rece
     for memory in [newcomer, *memories]:
         watchman.look(back, memory, now=1_800_000_700.0)
     assert titles(receiver) == [OPENED, BACK]
+
+
+def test_of_watchmen_who_look_at_the_same_moment_one_speaks(away: Runtime, receiver: Receiver) -> None:
+    receiver.replies = lambda _: Reply(after=0.5)
+    memories = [Memory(away_since=1_800_000_000.0) for _ in range(4)]
+    together = threading.Barrier(len(memories))
+
+    def look(memory: Memory) -> None:
+        together.wait(10)
+        watchman._tell(away, memory, now=1_800_000_100.0)
+
+    with ThreadPoolExecutor(len(memories)) as pool:
+        list(pool.map(look, memories))
+    assert titles(receiver) == [OPENED]
 
 
 def test_a_process_that_begins_anew_tells_of_the_same_outage_only_when_a_reminder_is_due(
