@@ -115,8 +115,9 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
         _run(hands, "archive", {"account_id": account_id}, work)
 
     @task(name="watch", shared=False)
-    def watch(kind: Any) -> None:
-        _run(hands, "watch", {"kind": kind}, lambda: watching.work(runtime, kind))
+    def watch(kind: str) -> None:
+        work = partial(watching.work, runtime, watching.ROUNDS[kind])
+        _run(hands, "watch", {"kind": kind}, work)
 
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None]) -> None:

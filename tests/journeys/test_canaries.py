@@ -86,7 +86,7 @@ def place(
         database_url = stack.enter_context(_temporary_database(postgres_url, copy_of=migrated_template))[1]
         collector = stack.enter_context(collecting())
         channel = stack.enter_context(receiving())
-        told = {"otel_exporter_otlp_endpoint": collector.url}
+        told: dict[str, Any] = {"otel_exporter_otlp_endpoint": collector.url}
         told |= {"alert_urls": SecretStr(f"json://{CANARY}:{CANARY}@127.0.0.1:{channel.port}/{CANARY}")}
         service = stack.enter_context(running(folder, database_url, broker_url, world, **told))
         db = database.connect(database_url)
@@ -124,6 +124,7 @@ def _disturb(place: Place, account_id: str, seller_id: str, settings: Settings) 
     app = bell.celery_app(settings)
     app.send_task("sync", kwargs={"account_id": CANARY, "kind": "journal"}, queue=bell.QUEUE)
     app.send_task("sync", kwargs={CANARY: CANARY}, queue=bell.QUEUE)
+    app.send_task("watch", kwargs={"kind": CANARY}, queue=bell.QUEUE)
     app.send_task(f"say_{CANARY}", args=[CANARY], queue=bell.QUEUE)
     place.wait_for(lambda event: "celery" in event.get("logger", ""), "Celery has complained")
     # a webhook, whose endpoint refuses

@@ -24,6 +24,8 @@ EVERY: dict[Round, timedelta] = {
     "thorough": timedelta(minutes=15),
     "hourly": timedelta(hours=1),
 }
+ROUNDS: dict[str, Round] = {kind: kind for kind in EVERY}
+"""By the word that a message brings."""
 LEASE = timedelta(minutes=2)
 """Longer than any step of a round: the statement time-out is a minute, sending ends after 20 s."""
 
