@@ -134,6 +134,17 @@ def test_who_is_not_to_be_synced_is_neither_stale_nor_failing(account: Account) 
     assert fired(sick(accounts=[account])) == []
 
 
+def test_who_is_polled_rarely_is_not_missed_before_three_of_his_intervals() -> None:
+    rare = replace(WELL, polled_every=timedelta(hours=1), followed_at=NOW - timedelta(hours=2, minutes=59))
+    assert fired(sick(accounts=[rare])) == []
+    assert fired(sick(accounts=[replace(rare, followed_at=NOW - timedelta(hours=3, minutes=1))])) == [
+        ("no_sync", INSTALLATION)
+    ]
+    assert fired(sick(accounts=[rare, replace(WELL, followed_at=NOW - timedelta(minutes=31))])) == [
+        ("no_sync", INSTALLATION)
+    ]
+
+
 @pytest.mark.parametrize(
     ("cause", "worse"),
     [

@@ -57,6 +57,18 @@ def test_a_thousand_stale_accounts_are_one_message(place: Place) -> None:
     assert "and 995 more" in place.messages()[0]["message"]
 
 
+def test_a_journal_is_stale_by_its_own_interval(place: Place) -> None:
+    account = place.seller()
+    place.seller()
+    stale = "UPDATE syncs SET succeeded_at = now() - interval '16 min', poll_seconds = :every WHERE account_id = :id"
+    place.change(stale, every=900, id=account)
+    place.rounds(5)
+    assert place.titles() == []
+    place.change(stale, every=150, id=account)
+    place.rounds(5)
+    assert [title.split()[1] for title in place.titles()] == ["sync_stale"]
+
+
 def test_three_failures_in_a_row_raise_an_alert_and_two_do_not(place: Place) -> None:
     account = place.seller()
     place.seller()

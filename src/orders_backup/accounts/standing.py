@@ -6,11 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-STALE = "greatest(interval '15 min', 6 * CAST(:interval AS interval))"
-"""A journal that was not read for so long is not just waiting for its turn."""
+STALE = "greatest(interval '15 min', 6 * CAST(:interval AS interval), make_interval(secs => 3 * j.poll_seconds))"
+"""A journal (`j`) that was not read for so long is not just waiting for its turn. Of who sells little the interval that
+was chosen last may be long."""
 
 _STANDING = sa.text(f"""
-SELECT a.id, a.status, a.paused, a.connected_at, j.succeeded_at AS followed_at,
+SELECT a.id, a.status, a.paused, a.connected_at, j.succeeded_at AS followed_at, j.poll_seconds,
        coalesce(j.succeeded_at, a.connected_at) < clock_timestamp() - {STALE} AS is_stale,
        f.kinds, f.errors, t.generation, t.refresh_sealed, t.access_expires_at, r.status AS proven, o.owed
   FROM accounts a
@@ -20,6 +21,7 @@ SELECT a.id, a.status, a.paused, a.connected_at, j.succeeded_at AS followed_at,
                        FROM syncs WHERE account_id = a.id AND failures >= 3 AND due_at IS NOT NULL) f
   LEFT JOIN LATERAL (SELECT status FROM sync_history
                       WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
+                        AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
                       ORDER BY requested_at DESC LIMIT 1) r ON true
  CROSS JOIN LATERAL (SELECT count(*) AS owed FROM owed_orders WHERE account_id = a.id AND set_aside_at IS NULL
                         AND owed_at < clock_timestamp() - interval '1 h') o

@@ -99,6 +99,7 @@ def _account(row: Any, now: datetime) -> Account:
         is_paused=row.paused,
         followed_at=row.followed_at,
         is_stale=bool(row.is_stale),
+        polled_every=timedelta(seconds=row.poll_seconds or 0),
         failing=tuple(row.kinds or ()),
         is_allegro_away=any((error or "").startswith(AWAY) for error in row.errors or ()),
         login_expired_at=expires_at if expires_at is not None and expires_at < now else None,

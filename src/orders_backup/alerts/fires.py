@@ -103,7 +103,7 @@ def no_sync(picture: Picture) -> list[Firing] | None:
     if not followed:
         return []
     newest = max((one.followed_at for one in followed if one.followed_at), default=None)
-    after = max(NO_SYNC, 6 * picture.events_interval)
+    after = max(NO_SYNC, 6 * picture.events_interval, 3 * min(one.polled_every for one in followed))
     return _late("no_sync", newest, picture, after=after, what="The newest one ended")
 
 

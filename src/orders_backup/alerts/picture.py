@@ -9,13 +9,15 @@ from uuid import UUID
 @dataclass(frozen=True, slots=True)
 class Account:
     """A connected account. `failing`: its jobs that failed three times in a row; `is_allegro_away`: one of them because
-    Allegro did not answer, or with 5xx. `followed_at`: when its journal was last read to its end."""
+    Allegro did not answer, or with 5xx. `followed_at`: when its journal was last read to its end; `polled_every`: how
+    often that is meant to be, as it was chosen last."""
 
     account_id: UUID
     is_active: bool
     is_paused: bool
     followed_at: datetime | None
     is_stale: bool
+    polled_every: timedelta = timedelta(0)
     failing: Sequence[str] = ()
     is_allegro_away: bool = False
     login_expired_at: datetime | None = None
