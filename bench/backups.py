@@ -80,7 +80,7 @@ def _measured(here: Runtime, there: Runtime, versions: int) -> Outcome:
     bodies = [world.body(form) for form in world.orders(seller.id)]
     for number, account_id in enumerate(ids):
         _fill(here, account_id, bodies, of_one, number)
-    alone = _seconds(lambda: _dump_alone(here.settings.database_url))
+    alone = _seconds(lambda: _dump_alone(here))
     sealed = _seconds(lambda: dumps.create(here, postgres.find(), now=datetime.now(UTC)))
     writing = _seconds(lambda: _write(here, ids))
     store = restore.store_of(here)
@@ -139,10 +139,10 @@ def _write(runtime: Runtime, ids: list[UUID]) -> None:
         job.work(runtime, account_id, slice_seconds=3600)
 
 
-def _dump_alone(url: str) -> None:
+def _dump_alone(runtime: Runtime) -> None:
     """As plain as pg_dump can be asked, to nowhere."""
     command = [str(postgres.find() / "pg_dump"), "--format=custom", "--compress=0", "--file=/dev/null"]
-    subprocess.run(command, env=dumps.environment(url), check=True)
+    subprocess.run(command, env=dumps.environment(runtime.db), check=True)
 
 
 def _seconds(work: "object") -> float:

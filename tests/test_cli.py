@@ -121,10 +121,10 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
         "accounts connect, accounts list, alerts list, alerts silence, alerts silences, alerts test, alerts unsilence,"
-        " api, backup create, backup drill, backup list, backup restore, backup restore-database,"
-        " backup verify, certificate, doctor, drift, keys create, keys list, keys revoke,"
-        " migrate, orders export, orders rebuild, scheduler, set-aside acknowledge, set-aside list, set-aside retry,"
-        " simulator, sync, tokens recover, up, worker"
+        " api, backup begin-anew, backup create, backup drill,"
+        " backup finish-restore, backup list, backup restore, backup restore-database, backup verify, certificate,"
+        " doctor, drift, keys create, keys list, keys revoke, migrate, orders export, orders rebuild, scheduler,"
+        " set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up, worker"
     )
     assert ", ".join(" ".join(words) for words in commands()) == expected
 
@@ -333,6 +333,32 @@ def test_a_certificate_that_proves_nothing_says_so_and_ends_with_code_1(run: Run
     assert json.loads(as_json.out)["complete"] is False
 
 
+def test_a_certificate_prints_every_count_of_every_window(run: Run, account_id: str, db: Engine) -> None:
+    with db.begin() as tx:
+        run_id = uuid.uuid4()
+        tx.execute(
+            sa.text("""INSERT INTO sync_history (id, account_id, kind, status, started_at, finished_at)
+                       VALUES (:run, :account, 'backfill', 'succeeded', now(), now())"""),
+            {"run": run_id, "account": account_id},
+        )
+        tx.execute(
+            sa.text("""INSERT INTO sync_windows (account_id, run_id, window_from, window_to, method, status, listed,
+                                                 total_count, stored, missing, superseded, set_aside, unlisted)
+                       VALUES (:account, :run, now() - interval '360 d', now(), 'ids', 'verified', 9, 9, 8, 0, 2, 1, 3),
+                              (:account, :run, now() - interval '900 d', now() - interval '360 d', 'ids', 'verified',
+                               7, 7, 7, 0, 5, 0, 4),
+                              (:account, :run, now() - interval '990 d', now() - interval '900 d', 'ids', 'open',
+                               0, 7, NULL, NULL, NULL, 0, NULL)"""),
+            {"run": run_id, "account": account_id},
+        )
+    lines = [line for line in run("certificate", account_id).out.splitlines() if " – " in line]
+    assert [line.partition(": ")[2] for line in lines] == [
+        "listed 9, stored 8, missing 0, superseded 2, set aside 1, beyond reach 0, unlisted 3",
+        "listed 7, stored 7, missing 0, superseded 5, set aside 0, beyond reach 4, unlisted 0",
+        "listed 7, stored unknown, missing unknown, superseded unknown, set aside 0, beyond reach unknown, unlisted 0",
+    ]
+
+
 def test_an_account_that_does_not_exist_is_an_error(run: Run) -> None:
     for command in ("sync", "certificate", "set-aside list", "set-aside retry", "set-aside acknowledge --reason x"):
         answer = run(*command.split(), str(uuid.uuid4()))
@@ -494,3 +520,18 @@ def test_the_doctor_names_a_setting_that_stops_the_start(run: Run, monkeypatch: 
     [found] = json.loads(answer.out)
     assert found["code"] == "settings_refused"
     assert found["sentence"].startswith("LEASE ")
+
+
+def test_a_failure_that_nobody_foresaw_is_told_without_any_value(run: Run, db: Engine) -> None:
+    with db.begin() as tx:
+        tx.execute(
+            sa.text("""CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+                              $$ BEGIN RAISE EXCEPTION 'planted %', NEW; END $$""")
+        )
+        tx.execute(sa.text("CREATE TRIGGER tell BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION tell()"))
+    found = run("keys", "create", "--name", "planted", "--scopes", "orders:read")
+    assert (found.code, found.out) == (1, "")
+    assert "process_crashed" in found.err
+    assert "RaiseException" in found.err
+    assert "planted" not in found.err
+    assert "Traceback" not in found.err

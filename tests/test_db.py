@@ -5,7 +5,9 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -113,13 +115,27 @@ def test_a_connection_that_dies_before_the_commit_is_an_outage_and_nothing_is_ke
 
 def test_a_pool_of_dead_connections_is_noticed_before_use(db: Engine, postgres_url: str) -> None:
     killer = database.connect(postgres_url)
-    with database.transaction(db) as one, database.transaction(db) as two:
-        pids = [pid_of(one), pid_of(two)]
+    with ExitStack() as stack:
+        pids = [pid_of(stack.enter_context(database.transaction(db))) for _ in range(5)]
     with database.transaction(killer) as tx:
         for pid in pids:
             tx.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
     killer.dispose()
     assert keys(db) == []
+
+
+def test_new_connections_that_are_dead_as_well_are_an_outage(db: Engine, postgres_url: str) -> None:
+    killer, engine = database.connect(postgres_url), database.connect(db.url.render_as_string(hide_password=False))
+
+    @sa.event.listens_for(engine, "connect")
+    def end_at_once(connection: "psycopg.Connection[Any]", _: object) -> None:
+        with database.transaction(killer) as tx:
+            tx.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": connection.info.backend_pid})
+
+    with pytest.raises(DatabaseUnavailableError, match="as soon as they are made"), database.transaction(engine):
+        pass
+    engine.dispose()
+    killer.dispose()
 
 
 def test_a_statement_that_takes_too_long_is_an_outage_that_tells_no_parameter(db: Engine) -> None:
@@ -258,3 +274,9 @@ def test_the_latest_reading_of_the_clock_wins() -> None:
     clock.set(datetime.now(UTC) - timedelta(seconds=3))
     clock.set(datetime.now(UTC))
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=0.2)
+
+
+def test_the_text_of_a_failure_holds_no_value_of_its_statement(db: Engine) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.transaction(db) as tx:
+        tx.execute(sa.text("SELECT 1 / 0 FROM nowhere WHERE name = :name"), {"name": "planted"})
+    assert "planted" not in str(caught.value)

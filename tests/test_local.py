@@ -289,6 +289,29 @@ def test_a_process_that_took_the_number_of_a_crashed_postgres_is_left_alone(tmp_
             bystander.kill()
 
 
+def test_an_order_that_postgres_refuses_stands_nowhere_in_its_log(tmp_path: Path) -> None:
+    """A document that is no JSONB, a row that a constraint forbids, one that is there already, an unready statement."""
+    planted = {"order": '{"id":"o","buyer":{"email":"planted@example.com"},"note":"\\u0000"}'}
+    with local.start_postgres(tmp_path) as server:
+        engine = db.connect(server.url)
+        with db.transaction(engine) as tx:
+            tx.execute(sa.text("CREATE TABLE kept (document text UNIQUE CHECK (length(document) < 90))"))
+            tx.execute(sa.text("INSERT INTO kept VALUES (:order)"), planted)
+        for refused in (
+            "SELECT CAST(:order AS jsonb)",
+            "INSERT INTO kept VALUES (:order)",
+            "INSERT INTO kept VALUES (:order || repeat('x', 90))",
+            "DO $$ BEGIN PERFORM 'planted@example.com'::jsonb; END $$",
+            "SELECT 'planted@example.com', nobody",
+        ):
+            with pytest.raises(sa.exc.DBAPIError), db.transaction(engine) as tx:
+                tx.execute(sa.text(refused), planted)
+        engine.dispose()
+    log = (tmp_path / "logs" / "postgres.log").read_text()
+    assert log.count("ERROR:") == 5
+    assert "planted" not in log
+
+
 def test_a_start_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "postgres.new" / "base").mkdir(parents=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
+from kombu.connection import Connection
 from structlog.testing import capture_logs
 from tests.journeys import services
 
@@ -155,8 +156,20 @@ def test_a_broker_that_may_not_be_asked_is_trusted_aloud(tmp_path: Path) -> None
     assert [line["event"] for line in logs] == ["broker_policy_refused"]
 
 
-def test_a_broker_that_is_away_is_asked_again() -> None:
-    assert refusal.check_broker(app_for(REDIS)) is False
+def test_a_rabbitmq_whose_queue_is_not_ours_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with services.broker("rabbitmq", tmp_path) as url:
+        with Connection(url) as connection:  # type: ignore[no-untyped-call]
+            connection.channel().queue_declare(bell.QUEUE, durable=True, auto_delete=False)
+        with pytest.raises(SettingsError, match="rabbitmqctl delete_queue orders-backup"):
+            refusal.check_broker(app_for(url))
+        with Connection(url) as connection:  # type: ignore[no-untyped-call]
+            connection.channel().queue_delete(bell.QUEUE)
+        assert refusal.check_broker(app_for(url))
+
+
+@pytest.mark.parametrize("url", [REDIS, AMQP])
+def test_a_broker_that_is_away_is_asked_again(url: str) -> None:
+    assert refusal.check_broker(app_for(url)) is False
 
 
 @pytest.mark.parametrize("url", [REDIS, AMQP])

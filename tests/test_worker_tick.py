@@ -1,6 +1,10 @@
 """The tick where the broker is away, and what a worker leaves behind: no work waits for a message that nobody sent."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -77,6 +81,25 @@ def test_of_a_tick_that_was_cut_short_the_next_sends_the_rest_and_no_more(work: 
     assert worker.tick(work, again, wake=False) == 7 - takes
     sent = [str(message) for message in [*broker.taken, *again.taken]]
     assert len(sent) == len(set(sent)) == 7
+
+
+def test_a_scheduler_warns_of_accounts_that_nobody_syncs(runtime: Runtime, tmp_path: Path) -> None:
+    with database.transaction(runtime.db) as tx:
+        tx.execute(
+            sa.text("""INSERT INTO accounts (id, user_id, name, status, seller_id, paused, connected_at)
+                       VALUES (gen_random_uuid(), gen_random_uuid(), 'shop', 'active', '1', true,
+                               now() - interval '46 days')""")
+        )
+    named = runtime.settings.model_dump(include={"database_url", "broker_url", "data_dir"})
+    environment = {name.upper(): str(value) for name, value in named.items()}
+    environment |= {"ENCRYPTION_KEYS": runtime.settings.encryption_keys.get_secret_value(), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "orders_backup.worker", "scheduler"]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stdout is not None
+        try:
+            assert any('"journal_gap_near"' in line and "account_warned" in line for line in scheduler.stdout)
+        finally:
+            scheduler.terminate()
 
 
 def test_what_a_worker_leaves_undone_is_due_for_the_others_at_once(work: Runtime) -> None:

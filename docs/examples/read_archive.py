@@ -13,7 +13,9 @@ import sys
 import zstandard
 
 folder, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-manifests = [(path, json.loads(path.read_text())) for path in folder.glob("*/*.json")]
+first = max((int(path.stem) for path in folder.glob("chains/*.json")), default=1)  # what is before counts no more
+paths = [path for path in folder.glob("[ds]*/*.json") if int(path.stem) >= first]
+manifests = [(path, json.loads(path.read_text())) for path in paths]
 days = [(path, told) for path, told in manifests if told["day"]]
 covered = max((told["last"] for _, told in days), default=0)  # steps up to here lie in the files of days
 steps = [(path, told) for path, told in manifests if not told["day"] and told["first"] > covered]
@@ -30,5 +32,6 @@ for path, told in sorted(days + steps, key=lambda one: one[1]["first"]):
             body = base64.b64decode(record["base64"]) if "base64" in record else next(lines)
             if record["record"] == "version":
                 assert hashlib.sha256(body).hexdigest() == record["sha256"], record["order_id"]
-                name = hashlib.sha256(f"{record['order_id']} {record['version']}".encode()).hexdigest()
+                name = " ".join(record[part] for part in ("order_id", "read_at", "sha256"))
+                name = hashlib.sha256(name.encode()).hexdigest()
                 (out / f"{name}.json").write_bytes(body)

@@ -21,6 +21,7 @@ INSTANT = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute("SET LOCAL statement_timeout = 0")
     for table, key in FOLLOWED.items():
         # A constant default is not written into the rows that are there, so no table is rewritten. What was stored
         # before this program followed it counts as stored by transaction 1, which comes before every real one.

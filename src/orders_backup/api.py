@@ -87,8 +87,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     return app
 
 
-def healthz() -> Response:
-    """The process lives."""
+async def healthz() -> Response:
+    """The process lives. No thread is asked for: all of them may wait for PostgreSQL."""
     return rest.answer({"status": "alive"})
 
 
@@ -242,10 +242,12 @@ def _serve(runtime: Runtime, host: str, port: int) -> int:
         print(f"Cannot listen on {host}:{port}: {reason}. Choose another --port.", file=sys.stderr)  # noqa: T201
         return 1
     _log.info("api_started", host=host, port=listener.getsockname()[1])
-    config = uvicorn.Config(
-        create_app(runtime), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=15
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    app = create_app(runtime)
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=15)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        app.state.probe.close()
     return 0
 
 

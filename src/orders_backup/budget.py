@@ -91,10 +91,11 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """How many requests may be made, and the lowest pace among their buckets."""
+    """How many requests may be made, and the lowest pace among their buckets; `in_force`: with the slow start."""
 
     count: int
     pace: float
+    in_force: float
 
 
 def room(bucket: Bucket, level: Level, *, now: datetime, priority: Priority) -> tuple[int, datetime]:
@@ -166,7 +167,8 @@ def _taken(
     after = {one.key: drained(one, levels[one.key], granted, now=now, priority=priority) for one in buckets}
     values = [{"of": key, "full": level.full_at, "shares": level.own} for key, level in after.items()]
     tx.execute(_DRAIN, values)
-    return Grant(granted, min(learned(level, now=now) for level in levels.values()))
+    paces = ([of(level, now=now) for level in levels.values()] for of in (learned, in_force))
+    return Grant(granted, *map(min, paces))
 
 
 def room_in(tx: Connection, bucket: Bucket, *, priority: Priority) -> int:

@@ -1,5 +1,6 @@
 """PostgreSQL: the engine, transactions as `with` blocks, and its failures in our words. No query stands here."""
 
+import functools
 import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-ba
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        hide_parameters=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": 5,
@@ -74,7 +76,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "orders-ba
 
 def _refuse_dead(connection: "psycopg.Connection[Any]", *_: object) -> None:
     """PostgreSQL says next to nothing on an idle connection unless it ended it: only one on which it said something is
-    asked, and all others cost no way to it. The pool opens another one instead of a dead one."""
+    asked, and all others cost no way to it. The pool opens another one instead of a dead one, and of all older ones."""
     poll = select.poll()
     try:
         poll.register(connection.pgconn.socket, select.POLLIN)
@@ -82,7 +84,7 @@ def _refuse_dead(connection: "psycopg.Connection[Any]", *_: object) -> None:
             connection.execute("SELECT 1")
             connection.rollback()
     except psycopg.Error:
-        raise exc.DisconnectionError from None
+        raise exc.InvalidatePoolError from None
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def transaction(db: Engine) -> Iterator[Connection]:
     so callers must be able to do the whole block again.
     """
     try:
-        with db.begin() as tx:
+        with _connected(db) as tx, tx.begin():
             yield tx
     except _AWAY as error:
         raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
@@ -101,6 +103,13 @@ def transaction(db: Engine) -> Iterator[Connection]:
         if error.connection_invalidated:
             raise DatabaseUnavailableError(f"PostgreSQL: {_first_line(error)}") from error
         raise
+
+
+def _connected(db: Engine) -> Connection:
+    try:
+        return db.connect()
+    except exc.InvalidRequestError:  # the pool's word for new connections that are dead as well
+        raise DatabaseUnavailableError("PostgreSQL ends connections as soon as they are made.") from None
 
 
 @contextmanager
@@ -149,10 +158,13 @@ def migrate(db: Engine) -> None:
 
 def is_migrated(tx: Connection) -> bool:
     """Whether the schema is at the newest revision this program knows."""
-    return (
-        MigrationContext.configure(tx).get_current_revision()
-        == ScriptDirectory.from_config(_alembic()).get_current_head()
-    )
+    return MigrationContext.configure(tx).get_current_revision() == _head()
+
+
+@functools.cache
+def _head() -> str | None:
+    """Asked once: it loads every migration."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def _alembic() -> Config:

@@ -80,7 +80,7 @@ def examine(runtime: Runtime) -> Iterator[Finding]:
     """Everything, the installation first; accounts only where the database can be asked."""
     yield from _settings(runtime)
     yield from _disk(runtime)
-    found = health.Probe(runtime).look()
+    found = _health(runtime)
     for part, state in found.failing.items():
         if state == health.UNKNOWN:
             continue
@@ -95,6 +95,14 @@ def examine(runtime: Runtime) -> Iterator[Finding]:
             yield finding("no_worker", f"Workers: {found.workers}.")
         yield from _installation(runtime, tx)
         yield from _accounts(runtime, tx)
+
+
+def _health(runtime: Runtime) -> health.Health:
+    probe = health.Probe(runtime)
+    try:
+        return probe.look()
+    finally:
+        probe.close()
 
 
 def summary(found: Sequence[Finding]) -> str:

@@ -18,8 +18,8 @@ from sqlalchemy.engine import Connection
 from orders_backup import metrics
 from orders_backup.errors import LeaseLostError
 
-RING_AGAIN_AFTER = timedelta(seconds=20)
-"""A message that nobody acted on is sent again after this long."""
+RING_AGAIN_AFTER = timedelta(seconds=12)
+"""A message that nobody acted on is sent again after this long: whoever was to send it may have died."""
 
 Key = dict[str, Any]
 

@@ -149,6 +149,14 @@ class BackupFailedError(OrdersBackupError):
     title = "A backup failed"
 
 
+class DatabaseUnfinishedError(OrdersBackupError):
+    """The database was restored, and does not fit the cluster it is in yet; nobody may work on it."""
+
+    code = "database_unfinished"
+    status = 503
+    title = "The database's restore is not finished"
+
+
 class SealedValueError(OrdersBackupError):
     """A sealed value cannot be opened: wrong key, or it belongs to another account, generation or field."""
 
@@ -271,16 +279,17 @@ class AllegroAnswerError(AllegroUnavailableError):
 class AllegroUnreadableError(AllegroAnswerError):
     """200 and JSON by its headers, but larger than we take or broken inside, perhaps by one order of many.
 
-    `body`: what arrived, or its beginning where it was too large.
+    `body`: what arrived, or its beginning where it was too large and so is not `is_whole`.
     """
 
     code = "allegro_unreadable"
     status = 502
     title = "Allegro's answer is too large or broken"
 
-    def __init__(self, detail: str, body: bytes, *, http_status: int | None = None) -> None:
+    def __init__(self, detail: str, body: bytes, *, is_whole: bool = True, http_status: int | None = None) -> None:
         super().__init__(detail, http_status=http_status)
         self.body = body
+        self.is_whole = is_whole
 
 
 class TokenRefusedError(AllegroError):

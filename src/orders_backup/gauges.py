@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup import budget, counters, metrics, roster
@@ -31,6 +33,8 @@ FRESH = 5.0
 
 QUANTILES = ("0.5", "0.95", "1")
 STATES = ("active", "paused", "pending", "denied", "expired", "reauthorization_required", "disconnected")
+
+WARNINGS = ("cliff_near", "reauthorization_required", "journal_gap_near", "set_aside", "certificate_old")
 
 Figures = Iterator[Metric]
 
@@ -59,15 +63,16 @@ class _Found(Collector):
 
 
 def exposition(runtime: Runtime) -> bytes:
-    """Every metric in Prometheus' text format. Where the database is away, that is all that is told."""
+    """Every metric in Prometheus' text format. Where the database cannot be read, that is told instead."""
     up = _gauge("database_up", "Whether PostgreSQL answered this scrape.", 1.0)
-    try:
+    with suppress(DatabaseUnavailableError, exc.DBAPIError):  # what reads can be told where nothing can be written
         counters.report(runtime.db)
+    try:
         with database.snapshot(runtime.db) as tx:
             found = [one for ask in _ASKED for one in ask(tx)]
             found += _budgets(tx, runtime.settings)
             found += metrics.families(counters.totals(tx))
-    except DatabaseUnavailableError:
+    except (DatabaseUnavailableError, exc.DBAPIError):  # away, or a schema that is not this program's
         found, up = [], _gauge("database_up", "Whether PostgreSQL answered this scrape.", 0.0)
     return generate_latest(_Found([up, *found, *_own(runtime)]))
 
@@ -99,18 +104,28 @@ def _accounts(tx: Connection) -> Figures:
     )
     counts = dict.fromkeys(STATES, 0.0) | {status: float(count) for status, count in found}
     yield _gauges("accounts", "Accounts, by the state of their connection.", "status", counts)
+    warned = _rows(
+        tx,
+        """SELECT code, count(DISTINCT account_id) FROM warnings_given JOIN accounts ON accounts.id = account_id
+            WHERE day >= CAST(now() AT TIME ZONE 'UTC' AS date) - 1 AND status <> 'disconnected' GROUP BY code""",
+    )
+    counts = dict.fromkeys(WARNINGS, 0.0) | {code: float(count) for code, count in warned}
+    yield _gauges("accounts_warned", "Accounts, by what was found to threaten their orders.", "code", counts)
 
 
 def _followed(tx: Connection) -> Figures:
-    ages = _row(
+    row = _row(
         tx,
-        """SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY
-                      extract(epoch FROM clock_timestamp() - coalesce(s.succeeded_at, a.connected_at)))
-             FROM syncs s JOIN accounts a ON a.id = s.account_id
-            WHERE s.kind = 'journal' AND a.status = 'active' AND NOT a.paused""",
-    )[0]
-    values = dict(zip(QUANTILES, map(float, ages or [0, 0, 0]), strict=True))
+        """SELECT percentile_disc(ARRAY[0.5, 0.95, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM age)) AS ages,
+                  count(*) FILTER (WHERE age > greatest(interval '1 h', make_interval(secs => 3 * poll_seconds)))
+                      AS stale
+             FROM (SELECT clock_timestamp() - coalesce(s.succeeded_at, a.connected_at) AS age, s.poll_seconds
+                     FROM syncs s JOIN accounts a ON a.id = s.account_id
+                    WHERE s.kind = 'journal' AND a.status = 'active' AND NOT a.paused) followed""",
+    )
+    values = dict(zip(QUANTILES, map(float, row.ages or [0, 0, 0]), strict=True))
     yield _gauges("journal_age_seconds", "Time since journals were read to their end.", "quantile", values)
+    yield _gauge("journals_stale", "Journals not read for an hour, and for three of their own intervals.", row.stale)
 
 
 def _due(tx: Connection) -> Figures:
@@ -172,6 +187,7 @@ def _proven(tx: Connection) -> Figures:
                               AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))) p ON true
         LEFT JOIN LATERAL (SELECT id, status FROM sync_history
                             WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
+                              AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
                             ORDER BY requested_at DESC LIMIT 1) r ON true
         LEFT JOIN LATERAL (SELECT sum(w.missing) AS missing FROM sync_windows w
                             WHERE w.account_id = a.id AND w.run_id = r.id) m ON r.status = 'failed'
@@ -202,13 +218,21 @@ def _webhooks(tx: Connection) -> Figures:
     found = _rows(tx, "SELECT status, count(*) FROM webhooks GROUP BY 1")
     states = dict.fromkeys(("active", "paused", "disabled"), 0.0) | {row[0]: float(row[1]) for row in found}
     yield _gauges("webhooks", "Endpoints, by how they are.", "status", states)
-    row = _row(
+    pending = _row(tx, "SELECT count(*) FROM (SELECT FROM webhook_deliveries WHERE status = 'pending' LIMIT 10000) d")[
+        0
+    ]
+    yield _gauge("webhook_pending", "Messages that are not delivered yet; 10,000 are counted at most.", pending)
+    # Whatever waits behind nothing has a due_at, and the least tried have the earliest.
+    age = _row(
         tx,
-        """SELECT count(*) AS pending, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS age
-             FROM (SELECT created_at FROM webhook_deliveries WHERE status = 'pending' LIMIT 10000) d""",
-    )
-    yield _gauge("webhook_pending", "Messages that are not delivered yet; 10,000 are counted at most.", row.pending)
-    yield _gauge("webhook_oldest_seconds", "Age of the oldest of these.", row.age)
+        """SELECT coalesce(extract(epoch FROM clock_timestamp() - min(d.created_at)), 0)
+             FROM webhooks w
+            CROSS JOIN LATERAL (SELECT created_at FROM webhook_deliveries
+                                 WHERE webhook_id = w.webhook_id AND due_at IS NOT NULL
+                                 ORDER BY due_at, seq LIMIT 100) d
+            WHERE w.status = 'active'""",
+    )[0]
+    yield _gauge("webhook_oldest_seconds", "Age of the oldest of these that an active endpoint waits for.", age)
 
 
 def _alerts(tx: Connection) -> Figures:

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 LOOK_EVERY = 2.0
-STOOD_STILL = 10.0
+STOOD_STILL = 5.0
 """Seconds without a look after which a process knows that it was frozen itself, or its machine asleep."""
 PATIENCE = 30.0
 """Seconds for which it then judges nothing: what came meanwhile was not looked at yet."""

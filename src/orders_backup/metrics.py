@@ -54,6 +54,7 @@ SYNCS = _counter("syncs", "Runs that ended.", ["kind", "status"])
 ORDERS = _counter("orders_read", "Orders that were read, by what they turned out to be.", ["what"])
 VERSION_BYTES = _counter("version_bytes", "Bytes of new versions, as they came (wire) and as kept (stored).", ["form"])
 DISCOVERIES = _counter("discoveries", "Orders that a net caught and the journal had let through.", ["net", "what"])
+RESTARTS = _counter("lists_reread", "Lists of Allegro's that were read again because they were unsound.", ["cause"])
 LEASES_LOST = _counter("leases_lost", "Writes that were refused because another worker had taken the work over.")
 TASKS = _counter("tasks", "Tasks of workers, by how they ended.", ["task", "outcome"])
 DELIVERIES = _counter("webhook_attempts", "Attempts to deliver a webhook.", ["outcome"])
@@ -62,6 +63,21 @@ DELIVERY_SECONDS = _histogram(
 )
 ALERTS = _counter("alert_messages", "Messages of alerts, by channel's answer.", ["outcome"])
 READINESS = _counter("readiness_checks", "Checks of readiness; each is a write to the database.")
+
+
+TASK_NAMES = (
+    *("poll_device", "refresh_token", "deliver", "export", "archive"),
+    *("sync_journal", "sync_listing", "sync_sweep", "sync_extras"),
+    *("watch_quick", "watch_thorough", "watch_hourly"),
+)
+OUTCOMES = ("done", "postponed", "failed", "crashed")
+_FORM = "/order/checkout-forms"
+ROUTES = (
+    *("/me", "/order/event-stats", "/order/events", "/order/customer-returns", "/payments/refunds"),
+    *(_FORM, f"{_FORM}/{{id}}", f"{_FORM}/{{id}}/shipments", f"{_FORM}/{{id}}/invoices"),
+    *("/auth/oauth/device", "/auth/oauth/token"),
+)
+"""Of Allegro's API."""
 
 
 def status(code: int | None) -> str:
@@ -98,8 +114,18 @@ def _samples() -> Iterator[tuple[Key, float]]:
                 yield (one.name, json.dumps(one.labels, sort_keys=True)), one.value
 
 
+def _key(name: str, **labels: str) -> Key:
+    return PREFIX + name, json.dumps(labels, sort_keys=True)
+
+
+_ALERTED = [_key("tasks_total", task=task, outcome=outcome) for task in TASK_NAMES for outcome in OUTCOMES]
+_ALERTED += [_key("allegro_calls_total", route=route, status="429") for route in ROUTES]
+"""Told from the beginning: to Prometheus a sample that comes into being with 1 did not increase."""
+
+
 def families(totals: dict[Key, float]) -> Iterator[Metric]:
     """Every metric that processes count, with these sums as its samples."""
+    totals = dict.fromkeys(_ALERTED, 0.0) | totals
     by_name: dict[str, list[tuple[dict[str, str], float]]] = {}
     for (name, text), value in totals.items():
         by_name.setdefault(name, []).append((json.loads(text), value))

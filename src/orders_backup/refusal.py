@@ -10,9 +10,11 @@ from typing import Any
 import celery
 import kombu
 import structlog
+from amqp.exceptions import PreconditionFailed  # type: ignore[import-untyped]
 from celery import Celery
 
 from orders_backup import bell
+from orders_backup.bell import Bell
 from orders_backup.errors import SettingsError
 
 NEEDS = (5, 7)
@@ -114,13 +116,14 @@ def _is_bounded_quorum(conf: Conf) -> bool:
     return arguments.get("x-queue-type") == "quorum" and needed <= set(arguments)
 
 
-def check_broker(app: Celery) -> bool:
-    """Asks Valkey or Redis whether it throws messages away when memory is short. False: it is away, ask again.
+def check_broker(app: Bell) -> bool:
+    """Asks Valkey or Redis whether it throws messages away when memory is short, and RabbitMQ whether the queue it has
+    is ours. False: it is away, ask again.
 
     Raises SettingsError. Where the broker may not be asked, that is logged, and it counts as asked.
     """
-    if bell.is_amqp(str(app.conf.broker_url)):
-        return True
+    if app.is_amqp:
+        return _has_our_queue(app)
     with app.connection_for_write() as connection:
         try:
             told = connection.channel().client.info("memory")
@@ -132,4 +135,17 @@ def check_broker(app: Celery) -> bool:
     policy = told.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise SettingsError(f"The broker's maxmemory-policy is {policy}. Set it to noeviction: it would drop messages.")
+    return True
+
+
+def _has_our_queue(app: Bell) -> bool:
+    try:
+        app.reach()
+    except bell.AWAY as error:
+        if str(error) != PreconditionFailed.__name__:
+            return False
+        raise SettingsError(
+            f"RabbitMQ has a queue {bell.QUEUE} with other settings, which may lose messages. Delete it there"
+            f" (rabbitmqctl delete_queue {bell.QUEUE}): it is made anew, and no work is lost with it."
+        ) from None
     return True

@@ -244,6 +244,7 @@ sync_windows = sa.Table(
         "status <> 'verified' OR (missing = 0 AND total_count = stored + set_aside)", name="verified_is_proven"
     ),
     sa.CheckConstraint("status <> 'verified' OR method = 'count' OR listed = total_count", name="verified_was_listed"),
+    sa.CheckConstraint("missing >= total_count - stored - set_aside", name="missing_is_told"),
     sa.Index(
         "ix_sync_windows_proven",
         "account_id",
@@ -301,7 +302,8 @@ warnings_given = sa.Table(
     sa.Column("code", sa.Text, primary_key=True),
     sa.Column("day", sa.Date, primary_key=True),
 )
-"""A warning of an account that was logged on this day (UTC), so that each is logged once a day."""
+"""A warning of an account that was logged on this day (UTC), so that each is logged once a day; gone when it no longer
+holds."""
 worker_slots = sa.Table(
     "worker_slots",
     metadata,
@@ -626,7 +628,8 @@ webhook_attempts = sa.Table(
         name="fk_webhook_attempts_delivery",
     ),
 )
-"""One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered."""
+"""One attempt of a delivery. `answer`: the first 2 KB of what the endpoint answered, of a failure whose message
+carried no order."""
 
 # What leaves the archive: exports/state.py writes it
 

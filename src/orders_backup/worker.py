@@ -34,6 +34,7 @@ from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
 from orders_backup.alerts import watch as watching
 from orders_backup.alerts import watchman
+from orders_backup.backups import fit
 from orders_backup.backups import job as archiving
 from orders_backup.backups import state as archive_state
 from orders_backup.bell import QUEUE, celery_app
@@ -44,7 +45,7 @@ from orders_backup.exports import state as export_state
 from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
-from orders_backup.sync import backfill, dispatch, extras, pull, state, sweeps
+from orders_backup.sync import alarms, backfill, dispatch, extras, pull, state, sweeps
 from orders_backup.tables import account_tokens, archives, device_flows, exports, syncs, watches, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
@@ -149,8 +150,11 @@ def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None
 
 
 def tick(runtime: Runtime, app: Celery, *, wake: bool, look: bool = False) -> int:
-    """Rings for everything that is due, and says how much that was. Raises where the broker is away."""
+    """Rings for everything that is due, and says how much that was. Raises where the broker is away, and, when it
+    looks, DatabaseUnfinishedError where nobody may work on this database."""
     rung: list[tuple[str, due.Key]] = []
+    if look:
+        fit.require(runtime.db)
     with database.transaction(runtime.db) as tx:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))  # should this scheduler freeze
         if wake:
@@ -204,6 +208,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
         signal.signal(signum, lambda *_: stopped.set())
     logger.info("scheduler_started")
     is_safe, pause, woken_at, looked_at, ended_at = False, 0.0, -WAKE_SECONDS, -LOOK_SECONDS, time.monotonic()
+    rounds = alarms.Rounds()
 
     def verdict(now: float) -> str | None:
         return "stuck" if now - ended_at > TICK_WITHIN else None
@@ -219,6 +224,8 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
             if tick(runtime, app, wake=wake, look=look):
                 pause = AGAIN_SECONDS
             woken_at, looked_at = began if wake else woken_at, began if look else looked_at
+            if look:
+                rounds.go_on(runtime.db, at=began)
         except (DatabaseUnavailableError, *bell.AWAY) as error:
             logger.warning("tick_failed", error=type(error).__name__)
         ended_at = time.monotonic()

@@ -8,7 +8,7 @@ from tests.shop import Shop
 from allegro_simulator.world import World
 from orders_backup import db as database
 from orders_backup.accounts import connect
-from orders_backup.errors import NotFoundError
+from orders_backup.errors import AllegroLimitError, BudgetExhaustedError, NotFoundError
 from orders_backup.runtime import Runtime
 from orders_backup.sync import state
 
@@ -49,6 +49,16 @@ def test_a_seller_who_agrees_becomes_active_and_is_synced(online: Runtime, world
         state.wake(tx)
     due = {row[0] for row in shop.rows("SELECT kind FROM syncs WHERE account_id = :account AND due_at IS NOT NULL")}
     assert due == {"journal", "listing", "sweep", "extras"}
+
+
+def test_a_429_to_a_new_flow_silences_the_whole_application(online: Runtime, world: World) -> None:
+    world.faults("status", code=429, path="/auth/oauth/device", times=1)
+    with pytest.raises(AllegroLimitError):
+        begin(online, world)
+    asked = sum(world.counts.values())
+    with pytest.raises(BudgetExhaustedError):
+        begin(online, world)
+    assert sum(world.counts.values()) == asked
 
 
 def test_until_he_agrees_the_account_waits(online: Runtime, world: World) -> None:

@@ -205,13 +205,13 @@ def test_the_thread_looks_until_it_is_stopped_and_outlives_failures(
     looks, enough = list[int](), threading.Event()
     failures: list[Exception] = [DatabaseUnavailableError("away"), ValueError("k4n4r3k")]
 
-    def look(_: Runtime) -> tuple[dict[str, str], str]:
+    def look(_: Runtime) -> health.Health:
         looks.append(1)
         if len(looks) > 5:
             enough.set()
         if failures:
             raise failures.pop()
-        return {"database": health.OK, "migrations": "behind"}, health.UNKNOWN
+        return health.Health({"database": health.OK, "migrations": "behind"})
 
     monkeypatch.setattr(health, "look_at_database", look)
     stopping = threading.Event()

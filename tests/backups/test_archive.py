@@ -28,11 +28,11 @@ from tests.storage import Bucket
 from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import worker
-from orders_backup.backups import job, manifests, reading, restore, shelf, state
+from orders_backup.backups import anew, job, listing, manifests, reading, restore, shelf, state
 from orders_backup.backups import run as runs
 from orders_backup.backups.manifests import Link
-from orders_backup.backups.records import State
-from orders_backup.errors import BackupDamagedError, LeaseLostError, StorageUnavailableError
+from orders_backup.backups.records import Change, Extra, State, Version
+from orders_backup.errors import BackupDamagedError, LeaseLostError, NotFoundError, StorageUnavailableError
 from orders_backup.orders import archive, changes
 from orders_backup.runtime import Runtime
 
@@ -52,6 +52,18 @@ def due(runtime: Runtime) -> int:
     with database.transaction(runtime.db) as tx:
         state.wake(tx)
         return int(tx.execute(sa.text("SELECT count(*) FROM archives WHERE due_at IS NOT NULL")).scalar_one())
+
+
+def void(_: object) -> None:
+    """Of what is called for its effect."""
+
+
+def example(few: Shop, bucket: Bucket, out: Path) -> list[bytes]:
+    """What the program of the documentation makes of the archive."""
+    folder = bucket.folder / "orders-backup" / "archive" / str(few.account_id)
+    script = ROOT / "docs" / "examples" / "read_archive.py"
+    subprocess.run([sys.executable, "-I", str(script), str(folder), str(out)], check=True, timeout=60)
+    return sorted(file.read_bytes() for file in out.glob("*.json"))
 
 
 def order(number: int, **fields: Any) -> bytes:
@@ -122,12 +134,54 @@ def test_a_program_of_thirty_lines_reads_it_without_ours(few: Shop, bucket: Buck
     keep(few.runtime)
     read(few, order(1))
     keep(few.runtime)
-    folder = bucket.folder / "orders-backup" / "archive" / str(few.account_id)
     script = ROOT / "docs" / "examples" / "read_archive.py"
     assert len([line for line in script.read_text().splitlines() if line.strip()]) <= 35
-    subprocess.run([sys.executable, "-I", str(script), str(folder), str(tmp_path)], check=True, timeout=60)
-    found = sorted(file.read_bytes() for file in tmp_path.glob("*.json"))
-    assert found == stored(few.runtime, few.account_id)
+    assert example(few, bucket, tmp_path) == stored(few.runtime, few.account_id)
+
+
+def test_that_program_keeps_what_two_databases_gave_one_number(
+    few: Shop, bucket: Bucket, tmp_path: Path, make_installation: Callable[[], Runtime]
+) -> None:
+    keep(few.runtime)
+    older = make_installation()
+    brought_back(older, few.account_id)
+    read(few, b'{"id":"order","v":1}', second=1)
+    keep(few.runtime)
+    read(Shop(few.world, older, few.seller_id, few.account_id), b'{"id":"order","v":2}', second=2)
+    keep(older)
+    assert {b'{"id":"order","v":1}', b'{"id":"order","v":2}'} <= set(example(few, bucket, tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["sha256 = '\\x00'", "body = '\\x00'"])
+def test_a_document_that_is_not_what_was_stored_is_left_out_told_and_keeps_no_other_out(
+    few: Shop, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few.look()
+    lost = few.value("SELECT max(order_id) FROM orders")
+    execute(few.runtime.db, f"UPDATE order_versions SET {damage} WHERE order_id = :id", id=lost)
+    execute(few.runtime.db, f"UPDATE order_extra_versions SET {damage}")
+    capsys.readouterr()
+    keep(few.runtime)
+    extras = len(execute(few.runtime.db, "SELECT 1 FROM order_extra_versions"))
+    assert capsys.readouterr().out.count("archive_document_refused") == extras + 1 > 1
+    found = [one for one, _ in archived(few.runtime, few.account_id)]
+    assert sum(isinstance(one, Version) for one in found) == 11
+    assert not any(isinstance(one, Extra) for one in found)
+    assert [one.order_id for one in found if isinstance(one, Change) and one.kinds == ["order.created"]] == [lost]
+    assert listing.verify(few.runtime)[0].problem is None
+
+
+def test_a_page_of_large_documents_ends_by_their_size_not_by_how_well_they_are_packed(
+    few: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(few, *(order(number, filling="x" * 100_000) for number in range(4)))
+    monkeypatch.setattr(reading, "PAGE_BYTES", 200_000)
+    monkeypatch.setattr(reading, "FETCHED_AT_ONCE", 1)
+    with database.snapshot(few.runtime.db) as tx:
+        below = reading.horizon(tx)
+        page = reading.page(tx, few.runtime.codec, few.account_id, reading.CHANGES, None, below=below)
+    assert page.has_more
+    assert sum(len(line) > 100_000 for line in page.lines) <= 3
 
 
 # When
@@ -147,6 +201,15 @@ def test_what_is_new_is_due_within_five_minutes_and_not_at_once_after_a_step(few
     [(wait,)] = execute(few.runtime.db, "SELECT extract(epoch FROM due_at - made_at) FROM archives")
     assert wait == state.EVERY_SECONDS == 150
     assert runs.LEASE.total_seconds() + worker.LOOK_SECONDS + float(wait) < 300
+
+
+def test_a_clock_that_was_days_ahead_once_silences_no_archive(few: Shop) -> None:
+    keep(few.runtime)
+    execute(few.runtime.db, "UPDATE archives SET made_at = clock_timestamp() + interval '3 days'")
+    read(few, order(1))
+    assert due(few.runtime) == 1
+    [(wait,)] = execute(few.runtime.db, "SELECT extract(epoch FROM due_at - clock_timestamp()) FROM archives")
+    assert wait <= state.EVERY_SECONDS
 
 
 @pytest.mark.parametrize("table", ["order_events", "order_extra_versions", "unreadable_orders", "orders"])
@@ -309,6 +372,31 @@ def test_an_older_database_finds_its_place_after_the_steps_became_a_day(
     assert {order(0), order(1), order(2), order(9)} <= set(bodies(few.runtime, few.account_id))
 
 
+def test_two_databases_that_write_one_step_at_once_overwrite_no_file_of_each_other(
+    few: Shop, make_installation: Callable[[], Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone of the database has everything in common with it, the generation of the lease, too."""
+    keep(few.runtime)
+    clone = make_installation()
+    brought_back(clone, few.account_id)
+    execute(clone.db, "UPDATE archives SET lease_generation = 1")
+    read(few, order(1))
+    read(Shop(few.world, clone, few.seller_id, few.account_id), order(2), order(3))
+    put = runs.put_manifest
+
+    def put_(run: runs.Run, *arguments: Any) -> None:
+        """The clone stores its file before this manifest is put, and gets no further."""
+        if run.runtime is clone:
+            raise Died
+        with pytest.raises(Died):
+            keep(clone)
+        put(run, *arguments)
+
+    monkeypatch.setattr(runs, "put_manifest", put_)
+    keep(few.runtime)
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+
+
 # A day that is over
 
 
@@ -373,15 +461,142 @@ def test_a_bucket_that_lets_nothing_be_removed_keeps_the_steps(few: Shop, monkey
     assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
 
 
-def test_a_day_of_which_a_step_is_damaged_is_not_put_together(few: Shop, bucket: Bucket) -> None:
+def spoil(few: Shop, bucket: Bucket, name: str) -> None:
+    """The first step of a day that is over loses a bit, a file or its manifest."""
     keep(few.runtime)
     over(few.runtime)
-    part = next(file for file in bucket.files() if file.suffix == ".zst")
-    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    mine = bucket.store(prefix="orders-backup")
+    suffix = ".json" if name == "a missing manifest" else ".zst"
+    key = next(key for key in stores.names(mine, f"archive/{few.account_id}/steps/") if key.endswith(suffix))
+    if name == "a bit":
+        stores.put(mine, key, (stores.get(mine, key) or b"")[:-1] + b"x")
+    else:
+        stores.delete(mine, [key])
+
+
+SPOILED = ("a bit", "a missing file", "a missing manifest")
+
+
+@pytest.mark.parametrize("damage", SPOILED)
+def test_a_damaged_day_is_not_put_together_is_told_and_keeps_nothing_new_out(
+    few: Shop, bucket: Bucket, damage: str
+) -> None:
+    spoil(few, bucket, damage)
+    read(few, order(1))
     keep(few.runtime)
-    [(failures, days_to)] = execute(few.runtime.db, "SELECT failures, days_to FROM archives")
-    assert (failures, days_to) == (1, 0)
-    assert part.exists()
+    [row] = execute(few.runtime.db, "SELECT failures, days_to, number, last_error FROM archives")
+    assert row[:3] == (1, 0, 2), row
+    assert "missing" in row[3] or "cannot be unpacked" in row[3]
+    [step] = [file for file in bucket.files() if file.name == "0000000002.json"]
+    assert manifests.link(step.read_bytes()).manifest.counts == {"version": 1}
+
+
+def test_a_damaged_day_is_read_again_after_an_hour_and_what_is_new_does_not_wait_for_it(
+    few: Shop, bucket: Bucket
+) -> None:
+    spoil(few, bucket, "a bit")
+    keep(few.runtime)
+    wait = "SELECT round(extract(epoch FROM due_at - clock_timestamp()) / 60) FROM archives"
+    with database.transaction(few.runtime.db) as tx:
+        state.wake(tx)
+    assert execute(few.runtime.db, wait) == [(60,)]
+    read(few, order(1))
+    with database.transaction(few.runtime.db) as tx:
+        state.wake(tx)
+    assert execute(few.runtime.db, wait) < [(3,)]
+
+
+# A chain that begins anew
+
+
+@pytest.mark.parametrize("damage", SPOILED)
+def test_an_archive_that_begins_anew_holds_everything_and_goes_on(
+    few: Shop, bucket: Bucket, tmp_path: Path, damage: str
+) -> None:
+    spoil(few, bucket, damage)
+    read(few, order(1))
+    keep(few.runtime)
+    before = set(bucket.files())
+    anew.begin(few.runtime, few.account_id)
+    keep(few.runtime)
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+    assert listing.verify(few.runtime)[0].problem is None
+    over(few.runtime)
+    read(few, order(2))
+    keep(few.runtime)
+    assert [(one.manifest.first, one.manifest.last) for one in chain(few)] == [(4, 4), (5, 5)]
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+    assert before <= set(bucket.files())
+    assert example(few, bucket, tmp_path) == stored(few.runtime, few.account_id)
+
+
+def test_a_bucket_that_was_changed_gets_everything_when_the_archive_begins_anew(
+    few: Shop, bucket: Bucket, make_installation: Callable[[], Runtime]
+) -> None:
+    keep(few.runtime)
+    object.__setattr__(few.runtime, "store", bucket.store(prefix="elsewhere"))
+    over(few.runtime)
+    keep(few.runtime)
+    assert execute(few.runtime.db, "SELECT failures FROM archives") == [(1,)]
+    anew.begin(few.runtime, few.account_id)
+    keep(few.runtime)
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+    assert execute(few.runtime.db, "SELECT failures FROM archives") == [(0,)]
+    other = make_installation()
+    object.__setattr__(other, "store", few.runtime.store)
+    brought_back(other, few.account_id)
+    over(other)
+    read(Shop(few.world, other, few.seller_id, few.account_id), order(3))
+    keep(other)
+    assert bodies(other, few.account_id) == stored(other, few.account_id)
+    assert listing.verify(other)[0].problem is None
+
+
+def test_a_worker_in_the_middle_of_a_step_does_not_disturb_a_new_beginning(
+    few: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has announced its manifest, and puts it only after the new chain has begun."""
+    keep(few.runtime)
+    read(few, order(1))
+    late: list[Callable[[], None]] = []
+    with monkeypatch.context() as patch:
+        put = stores.put
+
+        def stops(*arguments: Any, **how: Any) -> None:
+            late.append(lambda: void(put(*arguments, **how)))
+            raise Died
+
+        patch.setattr(stores, "put", stops)
+        with pytest.raises(Died):
+            keep(few.runtime)
+    anew.begin(few.runtime, few.account_id)
+    late[0]()
+    keep(few.runtime)
+    assert bodies(few.runtime, few.account_id) == stored(few.runtime, few.account_id)
+    assert execute(few.runtime.db, "SELECT failures FROM archives") == [(0,)]
+
+
+def test_another_database_of_the_past_goes_on_in_the_new_chain_with_all_it_has(
+    few: Shop, make_installation: Callable[[], Runtime]
+) -> None:
+    keep(few.runtime)
+    other = make_installation()
+    brought_back(other, few.account_id)
+    there = Shop(few.world, other, few.seller_id, few.account_id)
+    read(there, order(1))
+    keep(other)
+    anew.begin(few.runtime, few.account_id)
+    keep(few.runtime)
+    assert order(1) not in bodies(few.runtime, few.account_id)
+    execute(other.db, "UPDATE archives SET number = 3, days_to = 0")  # its next step is the new chain's first
+    read(there, order(2))
+    keep(other)
+    assert {order(1), order(2)} <= set(bodies(other, few.account_id))
+
+
+def test_an_archive_that_never_was_cannot_begin_anew(few: Shop) -> None:
+    with pytest.raises(NotFoundError):
+        anew.begin(few.runtime, few.account_id)
 
 
 # Damage

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
@@ -13,7 +14,8 @@ from tests.storage import Bucket
 
 from orders_backup import cli
 from orders_backup import store as stores
-from orders_backup.backups import shelf
+from orders_backup.backups import dumps, shelf
+from orders_backup.local import postgres
 from orders_backup.runtime import Runtime
 
 
@@ -70,6 +72,39 @@ def test_a_whole_archive_is_told_from_damaged_ones(few: Shop, run: Run, bucket: 
     answer = run(few.runtime, "verify")
     assert answer.code == 1
     assert "ends at 1" in answer.out
+
+
+def test_one_damaged_archive_hides_no_other(
+    few: Shop, make_shop: Callable[[int], Shop], run: Run, bucket: Bucket
+) -> None:
+    second = make_shop(1)
+    second.backfill()
+    keep(few.runtime)
+    mine = bucket.store(prefix="orders-backup")
+    stores.put(mine, shelf.step(few.account_id, 1), b"{")
+    found = {one["account_id"]: one for one in json.loads(run(few.runtime, "list", "--json").out)["archives"]}
+    assert "cannot be read" in found[str(few.account_id)]["problem"]
+    assert (found[str(second.account_id)]["problem"], found[str(second.account_id)]["versions"]) == (None, 1)
+    assert "cannot be read" in run(few.runtime, "list").out
+
+
+def test_a_backup_that_was_just_made_stays_though_a_clock_was_ahead(few: Shop, run: Run) -> None:
+    later = datetime.now(UTC) + timedelta(days=3)
+    ahead = dumps.create(few.runtime, postgres.find(), now=later)
+    words = ["--keep-daily", "1", "--keep-weekly", "0", "--keep-monthly", "0"]
+    made = json.loads(run(few.runtime, "create", "--json", *words).out)
+    assert [one.id for one in dumps.everything(few.runtime)] == [ahead.id, made["id"]]
+
+
+def test_an_archive_is_begun_anew_by_a_command(few: Shop, run: Run) -> None:
+    keep(few.runtime)
+    answer = run(few.runtime, "begin-anew", "--account-id", str(few.account_id))
+    assert (answer.code, "step 3" in answer.out) == (0, True)
+    assert execute(few.runtime.db, "SELECT act, status FROM audit_log") == [("begin_archive_anew", 200)]
+
+
+def test_a_restore_by_other_means_is_finished_by_a_command(few: Shop, run: Run) -> None:
+    assert run(few.runtime, "finish-restore").out == "The database is ready.\n"
 
 
 def test_an_emptied_bucket_is_noticed(few: Shop, run: Run, bucket: Bucket) -> None:

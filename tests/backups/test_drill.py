@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
-from tests.backups.conftest import execute, journaled, keep, over, read
+from tests.backups.conftest import brought_back, execute, journaled, keep, over, read
 from tests.shop import Shop
 from tests.storage import Bucket
 
@@ -53,6 +53,23 @@ def test_what_is_well_is_green_and_its_report_is_signed_and_leaves_nothing_behin
     over(safe.runtime)
     keep(safe.runtime)
     assert rehearse(safe.runtime).ok
+
+
+def test_a_database_that_was_merged_with_the_archive_of_another_is_well(
+    few: Shop, make_installation: Callable[[], Runtime]
+) -> None:
+    """Both have seen the same bytes, at different moments; the archive has both."""
+    read(few, b'{"id":"order","v":"A"}', second=1)
+    keep(few.runtime)
+    other = make_installation()
+    brought_back(other, few.account_id)
+    read(few, b'{"id":"order","v":"B"}', second=5)
+    keep(few.runtime)
+    read(Shop(few.world, other, few.seller_id, few.account_id), b'{"id":"order","v":"B"}', second=9)
+    keep(other)
+    brought_back(other, few.account_id, into_existing=True)
+    keep(other)
+    assert rehearse(other).findings == []
 
 
 def test_nothing_to_rehearse_is_not_green(online: Runtime) -> None:

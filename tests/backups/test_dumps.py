@@ -1,5 +1,6 @@
 """The whole database as one sealed file, and an empty one filled from it: all of it, or nothing."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +19,16 @@ from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import vault
 from orders_backup.accounts import tokens
-from orders_backup.backups import dumps, listing, refill, retention, sealing
+from orders_backup.backups import dumps, fit, listing, refill, retention, sealing, state
 from orders_backup.backups.dumps import Dump
 from orders_backup.backups.retention import Keep
-from orders_backup.errors import BackupDamagedError, BackupFailedError, ConflictError, StorageUnavailableError
+from orders_backup.errors import (
+    BackupDamagedError,
+    BackupFailedError,
+    ConflictError,
+    SettingsError,
+    StorageUnavailableError,
+)
 from orders_backup.local import postgres
 from orders_backup.orders import feed
 from orders_backup.runtime import Runtime
@@ -86,12 +93,19 @@ def test_rows_of_a_cluster_that_was_ahead_are_followed_and_told_to_nobody(
             ahead=ahead,
         )
     execute(few.runtime.db, "UPDATE webhooks SET cursor_xid = CAST(:ahead AS text)::xid8", ahead=ahead)
+    execute(
+        few.runtime.db,
+        """INSERT INTO exports (export_id, format, filter, status, horizon)
+           VALUES (gen_random_uuid(), 'jsonl', '{}', 'finished', CAST(:ahead AS bigint))""",
+        ahead=ahead,
+    )
     made = create(few.runtime)
     other = make_empty()
     refill.refill(other, postgres.find(), made)
     with database.transaction(other.db) as tx:
         outbox.wake(tx)
     assert execute(other.db, "SELECT due_at FROM webhooks") == [(None,)]
+    assert execute(other.db, "SELECT horizon FROM exports") == [(0,)]  # its cursor reads the feed from the beginning
     there = Shop(few.world, other, few.seller_id, few.account_id)
     read(there, b'{"id":"new"}')
     with database.transaction(other.db) as tx:
@@ -102,6 +116,35 @@ def test_rows_of_a_cluster_that_was_ahead_are_followed_and_told_to_nobody(
     assert [one.order_id for one in told][-2:] == ["not-in-the-archive", "new"]
     keep(other)
     assert bodies(other, few.account_id) == stored(other, few.account_id)
+
+
+@pytest.mark.parametrize("is_put", [False, True])
+def test_a_manifest_that_was_on_its_way_brings_no_position_of_the_old_cluster_back(
+    few: Shop, make_empty: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch, is_put: bool
+) -> None:
+    keep(few.runtime)
+    read(few, b'{"id":"on-its-way"}')
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((state, "advance") if is_put else (stores, "put")), dies)
+        with pytest.raises(KeyboardInterrupt):
+            keep(few.runtime)
+    execute(
+        few.runtime.db,
+        """UPDATE archives SET pending_values = pending_values || jsonb_build_object('cursor_xid', 9000000000,
+              'position', (SELECT jsonb_object_agg(key, jsonb_set(value, '{0}', '9000000000'))
+                             FROM jsonb_each(pending_values->'position')))""",
+    )
+    other = make_empty()
+    refill.refill(other, postgres.find(), create(few.runtime))
+    execute(other.db, "UPDATE archives SET due_at = clock_timestamp(), leased_until = NULL")
+    keep(other)
+    read(Shop(few.world, other, few.seller_id, few.account_id), b'{"id":"new"}')
+    keep(other)
+    assert set(bodies(other, few.account_id)) == set(stored(other, few.account_id))
 
 
 def test_a_message_that_waited_is_not_sent_again_by_itself(few: Shop, make_empty: Callable[..., Runtime]) -> None:
@@ -172,6 +215,7 @@ def test_a_damaged_backup_fills_nothing(
     with pytest.raises(BackupDamagedError):
         refill.refill(other, postgres.find(), dumps.get(other, made.id))
     assert [one.id for one in listing.verify_dumps(few.runtime) if one.problem] == [made.id]
+    fit.require(other.db)
     with database.transaction(other.db) as tx:
         assert refill.is_empty(tx)
 
@@ -203,6 +247,52 @@ def test_a_backup_that_fails_leaves_no_manifest(few: Shop, bucket: Bucket, tmp_p
         create(few.runtime)
     bucket.start()
     assert dumps.everything(few.runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://u:p@db:5433/orders?sslmode=require", {"PGHOST": "db", "PGPORT": "5433", "PGSSLMODE": "require"}),
+        (
+            "postgresql:///orders?host=10.0.0.5&port=7",
+            {"PGHOST": "10.0.0.5", "PGPORT": "7", "PGSSLMODE": "verify-full"},
+        ),
+        ("postgresql:///orders?host=a:1&host=b:2", {"PGHOST": "a,b", "PGPORT": "1,2"}),
+        ("postgresql:///orders?service=mine&target_session_attrs=primary", {"PGTARGETSESSIONATTRS": "primary"}),
+        ("postgres:///orders?keepalives_idle=5", {"PGDATABASE": "orders", "PGPASSFILE": "/secret"}),
+    ],
+)
+def test_postgres_own_programs_are_told_where_the_driver_goes(
+    url: str, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGPASSFILE", "/secret")
+    found = dumps.environment(database.connect(url))
+    assert told.items() <= found.items()
+    assert set(found) - set(os.environ) <= {
+        "PGHOST",
+        "PGPORT",
+        "PGUSER",
+        "PGPASSWORD",
+        "PGDATABASE",
+        *told,
+        "PGSERVICE",
+    }
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/orders?sslpassword=x", "postgresql://db"])
+def test_what_they_cannot_be_told_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGDATABASE", raising=False)
+    with pytest.raises(SettingsError):
+        dumps.environment(database.connect(url))
+
+
+def test_a_program_that_says_very_much_is_not_stopped_by_it(few: Shop, tmp_path: Path) -> None:
+    program = tmp_path / "pg_dump"
+    program.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho >&2; echo 'much' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(BackupFailedError, match="much"):
+        dumps.create(few.runtime, tmp_path, now=NOW)
 
 
 def test_no_order_and_no_token_stands_readable_in_the_bucket(few: Shop, bucket: Bucket) -> None:

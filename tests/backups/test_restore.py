@@ -1,26 +1,32 @@
 """What comes back from the archive: everything, once, told to nobody, with its login; nothing where it is damaged."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, read, stored
+from tests.backups.conftest import bodies, brought_back, everything, execute, given_settings, keep, over, read, stored
 from tests.hostile import corpus
 from tests.shop import Shop
 from tests.storage import Bucket
 
 from orders_backup import db as database
 from orders_backup import store
+from orders_backup.accounts import connect, journal, recovery, returning, tokens
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import client
-from orders_backup.backups import restore
+from orders_backup.backups import anew, listing, reading, restore, shelf, state
+from orders_backup.backups import run as runs
 from orders_backup.budget import Priority
-from orders_backup.errors import BackupDamagedError, ConflictError, NotFoundError, SettingsError
+from orders_backup.errors import BackupDamagedError, ConflictError, LeaseLostError, NotFoundError, SettingsError
 from orders_backup.orders import feed
 from orders_backup.runtime import Runtime
 from orders_backup.webhooks import endpoints, outbox
@@ -203,6 +209,57 @@ def test_with_the_word_an_account_gets_what_it_lacks_and_nothing_twice(busy: Sho
         assert after[name] == before[name]
 
 
+@pytest.mark.parametrize("when", ["at rest", "at work", "on its way", "about to begin anew"])
+def test_bytes_that_return_in_a_merge_are_in_the_archive_too(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The archive has A and B; the older database has seen A before and after B, and once more by confirming it."""
+    first, second = b'{"id":"order","v":"A"}', b'{"id":"order","v":"B"}'
+    read(few, first, second=1)
+    keep(few.runtime)
+    older = make_installation()
+    brought_back(older, few.account_id)
+    read(few, second, second=5)
+    keep(few.runtime)
+    there = Shop(few.world, older, few.seller_id, few.account_id)
+    read(there, first, second=9)
+    keep(older)
+    read(there, b'{"id":"another"}')
+    put = runs.put_manifest
+
+    def puts(*arguments: Any) -> None:
+        """The merge comes before the manifest that is written now, or after it was put and before that was noted."""
+        if when == "at work":
+            brought_back(older, few.account_id, into_existing=True)
+        put(*arguments)
+
+    def notes(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "put_manifest", puts)
+        if when == "at work":
+            with pytest.raises(LeaseLostError):
+                keep(older)
+        if when == "on its way":
+            patch.setattr(state, "advance", notes)
+            with pytest.raises(KeyboardInterrupt):
+                keep(older)
+    if when == "about to begin anew":
+        anew.begin(older, few.account_id)
+    if when != "at work":
+        brought_back(older, few.account_id, into_existing=True)
+    assert there.versions("order") == [first, second, first]
+    keep(older)
+    begins = restore.source(older, few.account_id).links[0].manifest.first
+    assert (begins > 1) is (when == "about to begin anew")
+    fresh = make_installation()
+    brought_back(fresh, few.account_id)
+    assert Shop(few.world, fresh, few.seller_id, few.account_id).versions("order") == [first, second, first]
+    assert execute(fresh.db, "SELECT order_data->>'v' FROM orders WHERE order_id = 'order'") == [("A",)]
+    assert execute(fresh.db, "SELECT count(*) FROM orders WHERE order_id = 'another'") == [(1,)]
+
+
 def test_a_user_who_connected_the_seller_again_is_told(few: Shop, make_installation: Make) -> None:
     keep(few.runtime)
     other = make_installation()
@@ -253,6 +310,167 @@ def test_a_killed_restore_goes_on_where_it_was(busy: Shop, make_installation: Ma
     assert [one.status for one in restore.restore_all(other) if one.phase == "finished"] == ["active"]
     same(busy.runtime, other)
     assert list(restore.restore_all(other)) == []
+
+
+@pytest.mark.parametrize("into_existing", [False, True])
+def test_a_document_that_does_not_fit_its_hash_is_left_out_told_and_keeps_no_other_out(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, into_existing: bool
+) -> None:
+    """A program that did not look put it into the archive."""
+    other = make_installation()
+    if into_existing:
+        keep(few.runtime)
+        brought_back(other, few.account_id)
+        read(few, *(b'{"id":"new-%d"}' % number for number in range(3)))
+    spoiled = few.value("SELECT max(order_id) FROM orders")
+    execute(few.runtime.db, "UPDATE order_versions SET sha256 = '\\x00' WHERE order_id = :id", id=spoiled)
+    with monkeypatch.context() as patch:
+        codec = few.runtime.codec
+        opened = lambda tx, _, row: row.body and codec.decompress(tx, row.dictionary_id, row.body)  # noqa: E731
+        patch.setattr(reading, "_document", opened)
+        keep(few.runtime)
+    assert "SHA-256" in str(listing.verify(few.runtime)[0].problem)
+    done = brought_back(other, few.account_id, into_existing=into_existing)
+    assert done.refused == 1
+    held = {row[0] for row in execute(other.db, "SELECT order_id FROM orders")}
+    assert held == {row[0] for row in few.rows("SELECT order_id FROM orders")} - {spoiled}
+
+
+@pytest.mark.parametrize("into_existing", [False, True])
+def test_a_day_that_is_put_together_meanwhile_disturbs_neither_a_restore_nor_a_proof(
+    few: Shop, make_installation: Make, monkeypatch: pytest.MonkeyPatch, into_existing: bool
+) -> None:
+    for number in range(3):
+        read(few, b'{"id":"order-%d"}' % number, second=number)
+        keep(few.runtime)
+    content, read_ = shelf.content, [0]
+
+    def content_(*arguments: Any) -> Iterator[bytes]:
+        read_[0] += 1
+        if read_[0] == 2:
+            over(few.runtime)
+            keep(few.runtime)
+        return content(*arguments)
+
+    monkeypatch.setattr(shelf, "content", content_)
+    if into_existing:
+        assert listing.verify(few.runtime)[0].problem is None
+    else:
+        other = make_installation()
+        assert brought_back(other, few.account_id).status == "active"
+        assert execute(other.db, "SELECT count(*) FROM orders") == [(15,)]
+    assert execute(few.runtime.db, "SELECT days_to FROM archives") == [(3,)]
+
+
+def test_bytes_that_are_an_order_by_now_are_not_unreadable_after_a_merge(few: Shop) -> None:
+    """A newer program reads what an older one could not."""
+    statement = """INSERT INTO unreadable_orders (account_id, sha256, read_at, body)
+                   SELECT account_id, sha256, read_at, :body FROM order_versions WHERE order_id = 'odd'"""
+    read(few, b'{"id":"odd"}')
+    execute(few.runtime.db, statement, body=b'{"id":"odd"}')
+    keep(few.runtime)
+    execute(few.runtime.db, "DELETE FROM unreadable_orders")
+    brought_back(few.runtime, few.account_id, into_existing=True)
+    assert execute(few.runtime.db, "SELECT count(*) FROM unreadable_orders") == [(0,)]
+
+
+def test_an_interrupted_restore_of_all_begins_no_other_account(
+    few: Shop, make_shop: Callable[[int], Shop], make_installation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = threading.Event()
+    put_back, shutdown = returning.put_back, ThreadPoolExecutor.shutdown
+
+    def put_back_(*arguments: Any) -> None:
+        assert may_go_on.wait(60)
+        put_back(*arguments)
+
+    def shutdown_(pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Those who have begun go on when the others were told, or would be waited for."""
+        if wait:
+            may_go_on.set()
+        shutdown(pool, wait, cancel_futures=cancel_futures)
+        may_go_on.set()
+
+    for _ in range(3):
+        make_shop(1).backfill()
+    keep(few.runtime)
+    other = make_installation()
+    with monkeypatch.context() as patch:
+        patch.setattr(returning, "put_back", put_back_)
+        patch.setattr(ThreadPoolExecutor, "shutdown", shutdown_)
+        going = restore.restore_all(other)
+        next(going)
+        going.close()
+    [(begun,)] = execute(other.db, "SELECT count(*) FROM restores")
+    assert begun <= restore.AT_ONCE
+    for _ in restore.restore_all(other):
+        pass
+    assert execute(other.db, "SELECT count(*) FROM restores WHERE phase = 'finished'") == [(4,)]
+
+
+# While it comes back
+
+
+def interrupted(runtime: Runtime, account_id: UUID) -> None:
+    """A restore that ended in its middle."""
+    for one in restore.restore(runtime, account_id):
+        if one.phase == "bytes":
+            return
+
+
+def test_an_account_that_comes_back_is_neither_connected_nor_disconnected(few: Shop, make_installation: Make) -> None:
+    keep(few.runtime)
+    other = make_installation()
+    interrupted(other, few.account_id)
+    with pytest.raises(ConflictError, match="coming back"):
+        connect.begin_again(other, few.account_id)
+    with pytest.raises(ConflictError, match="coming back"), database.transaction(other.db) as tx:
+        connect.disconnect(tx, few.account_id)
+    assert execute(other.db, "SELECT status, reason FROM accounts") == [("disconnected", "restoring")]
+    assert brought_back(other, few.account_id).status == "active"
+    connect.begin_again(other, few.account_id)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_device_flow_that_was_begun_before_waits_until_the_account_is_back(few: Shop, agrees: bool) -> None:
+    keep(few.runtime)
+    connect.begin_again(few.runtime, few.account_id)
+    execute(few.runtime.db, "UPDATE accounts SET status = 'disconnected', reason = 'restoring'")
+    polled = "UPDATE device_flows SET due_at = clock_timestamp(), leased_until = NULL"
+    if agrees:
+        few.world.approves(few.world.devices()[-1]["user_code"], few.seller_id)
+    else:
+        polled += ", expires_at = now() - interval '1 h'"
+    execute(few.runtime.db, polled)
+    connect.poll(few.runtime, few.account_id)
+    [waiting] = execute(few.runtime.db, "SELECT status, reason FROM accounts")
+    assert waiting == ("disconnected", "restoring")
+    execute(few.runtime.db, "UPDATE accounts SET reason = NULL")
+    execute(few.runtime.db, polled)
+    connect.poll(few.runtime, few.account_id)
+    [(status,)] = execute(few.runtime.db, "SELECT status FROM accounts")
+    assert status == ("active" if agrees else "disconnected")
+
+
+def test_a_login_that_is_newer_than_the_journals_stays(few: Shop) -> None:
+    """It was refreshed here, and lost its disk before the bucket had it."""
+    execute(few.runtime.db, "UPDATE account_tokens SET due_at = clock_timestamp()")
+    tokens.refresh_due(few.runtime, few.account_id)
+    shutil.rmtree(journal.spool_folder(few.runtime))
+    found = recovery.bring_back(few.runtime, few.account_id)
+    assert found is not None
+    assert found.generation == 2
+    assert few.value("SELECT generation FROM account_tokens") == 2
+
+
+def test_an_account_that_is_not_waiting_any_more_is_not_put_back_into(few: Shop) -> None:
+    keep(few.runtime)
+    execute(few.runtime.db, "INSERT INTO restores (account_id) SELECT id FROM accounts")
+    with pytest.raises(ConflictError, match="--into-existing"):
+        brought_back(few.runtime, few.account_id)
+    assert brought_back(few.runtime, few.account_id, into_existing=True).added == 0
+    assert returning.log_in(few.runtime, few.account_id, status="disconnected") == "active"
+    assert execute(few.runtime.db, "SELECT status FROM accounts") == [("active",)]
 
 
 # What is damaged, or not there

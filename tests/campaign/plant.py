@@ -23,6 +23,8 @@ from .stage import OURS
 ROOT = Path(__file__).parents[2]
 WITHIN = 600.0
 """Seconds for each bug."""
+ROTTEN = re.compile(r"crash without a name.*\b(TypeError|NameError|AttributeError|ImportError|SyntaxError)\b")
+"""A planted bug that does not run is no bug found."""
 AT_LEAST = 15
 """So many bugs have to be found, and each of those that are named."""
 
@@ -94,7 +96,7 @@ def planted(bug: Bug, within: float, processor: int) -> Found:
     found = Found(bug, seed, check, time.monotonic() - began, unsound)
     told = "SURVIVED" if seed is None else f"seed {seed}"
     name = f"{bug.name} [{bug.named}]" if bug.named else bug.name
-    print(f"{name:95} {told:10} {found.seconds:6.1f} s  {check}", flush=True)
+    print(f"{name:95} {told:10} {found.seconds:6.1f} s  {check[:90]}", flush=True)
     return found
 
 
@@ -147,7 +149,9 @@ def _played(source: Path, bug: Bug, processor: int, *, first: int, seeds: int, w
         if code:
             return None, "the campaign did not start: " + complained.read().strip().splitlines()[-1][:100]
         failed = json.loads(said.read().splitlines()[-1])["failed"]
-    broken = [(seed, re.sub(r"\s+", " ", check)[:90]) for seed, check in failed if not check.startswith(OURS)]
+    broken = [(seed, re.sub(r"\s+", " ", check)) for seed, check in failed if not check.startswith(OURS)]
+    if rotten := [check for _, check in broken if ROTTEN.search(check)]:
+        return None, f"the bug does not fit the source any more: {rotten[0]}"
     if broken:
         return broken[0]
     return None, f"{len(failed)} seeds ended in a failure of the campaign itself" if failed else ""

@@ -293,7 +293,8 @@ BUGS = (
 """,
         """    except LeaseLostError:
         with database.transaction(runtime.db) as tx:
-            due.give_back(tx, job.lease.table, job.lease.key)
+            taken = "UPDATE syncs SET leased_until = NULL, rung_at = NULL WHERE account_id = %s AND kind = %s"
+            tx.exec_driver_sql(taken, (account_id, kind))
 """,
         weather="freeze",
         named="delete-lock",

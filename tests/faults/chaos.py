@@ -67,11 +67,12 @@ class Chaos(Campaign):
             state.request(tx, account_id, kind)
 
     def recover(self, since: datetime, *, within: float) -> float:
-        """Seconds until every account's journal was followed to its end by a sync that ended after `since`."""
+        """Seconds until every account's journal was followed to its end by a sync that ended after `since`, and the API
+        finds itself ready."""
         behind, waited = "not asked yet", 0.0
         while behind:
             with suppress(DatabaseUnavailableError):
-                behind = str(scene.one(self, _BEHIND, since=since))
+                behind = str(scene.one(self, _BEHIND, since=since)) or ("" if self.cluster.api_answers() else "API")
             self.cluster.need_all()
             waited = (datetime.now(UTC) - since).total_seconds()
             if waited > within * scale.PATIENCE:

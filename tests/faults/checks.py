@@ -114,6 +114,22 @@ def limits(world: World, silences: Sequence[tuple[float, float]]) -> Iterator[st
             yield f"I7 {len(inside)} calls in a silence of {seconds} s, the last after {late:.1f} s"
 
 
+def deaths(words: Iterable[str], broker_back: Sequence[datetime]) -> Iterator[str]:
+    """Nobody ends by himself, but for who heard nothing any more soon after his broker was hit: that is how a worker
+    whose client library did not come back is replaced.
+
+    `words`: the last ones of each who ended by himself; `broker_back`: when faults of the broker ended.
+    """
+    for said in words:
+        deaf = _DEAF.search(said)
+        at = datetime.fromisoformat(deaf[1]) if deaf else None
+        if at is None or not any(timedelta(0) < at - end < timedelta(seconds=scale.DEAF_WITHIN) for end in broker_back):
+            yield said
+
+
+_DEAF = re.compile(r'"timestamp":"([^"]+)".*"reason":"deaf"')
+
+
 def resources(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
     """I9: what a process holds does not grow with the faults it went through."""
     for name, now in after.items():

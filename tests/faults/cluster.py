@@ -17,6 +17,7 @@ import psutil
 import sqlalchemy as sa
 from pydantic import SecretStr
 from tests.journeys import services
+from tests.storage import Bucket
 
 from orders_backup import db as database
 from orders_backup import local, vault
@@ -31,6 +32,13 @@ from .service import PLENTY, Service
 
 WORKERS = ("worker-1", "worker-2")
 SCHEDULERS = ("scheduler-1", "scheduler-2")
+API = "api"
+LINKED = {
+    **dict.fromkeys(WORKERS, ("postgres", "broker", "bucket", "allegro", "auth")),
+    **dict.fromkeys(SCHEDULERS, ("postgres", "broker")),
+    API: ("postgres", "broker", "bucket"),
+}
+"""Which process speaks to whom."""
 POSTGRES = {"max_connections": "70", "max_wal_size": "96MB", "min_wal_size": "32MB"}
 
 
@@ -125,7 +133,10 @@ def running(folder: Path, allegro_url: str, links: Links, *, broker: str) -> Ite
         }
         postgres = stack.enter_context(local.start_postgres(folder / "database", options=POSTGRES))
         server = stack.enter_context(_broker(broker, folder / "broker"))
-        settings = _settings(folder, postgres.url, server.url, allegro_url)
+        bucket = _bucket(folder / "objects" / "bucket")
+        stack.callback(bucket.stop)
+        bucket.start()
+        settings = bucket.settings(_settings(folder, postgres.url, server.url, allegro_url))
         local.migrate(settings)
         runtime = runtimes.build(settings)
         runtime.db.dispose()
@@ -134,45 +145,41 @@ def running(folder: Path, allegro_url: str, links: Links, *, broker: str) -> Ite
         cluster = Cluster(settings, runtime, {"postgres": postgres.child, "broker": server.child})
         cluster.volumes.update(volumes)
         (folder / "logs").mkdir()
-        upstreams = {"postgres": postgres.port, "broker": server.port, "allegro": _port_of(allegro_url)}
-        for name in (*WORKERS, *SCHEDULERS):
+        allegro = _port_of(allegro_url)
+        upstreams = {"postgres": postgres.port, "broker": server.port, "bucket": bucket.port}
+        upstreams |= {"allegro": allegro, "auth": allegro}
+        for name in LINKED:
             child = _child(cluster, name, links, upstreams)
             stack.callback(child.stop, within=15)
             child.start()
-        _start_api(cluster, stack)
         yield cluster
 
 
 def _child(cluster: Cluster, name: str, links: Links, upstreams: dict[str, int]) -> Child:
     """A process that reaches everything by links of its own."""
-    targets = {**upstreams, "auth": upstreams["allegro"]}
-    wanted = targets if name in WORKERS else {target: targets[target] for target in ("postgres", "broker")}
-    made = {target: links.add(f"{name}→{target}", port) for target, port in wanted.items()}
+    made = {target: links.add(f"{name}→{target}", upstreams[target]) for target in LINKED[name]}
     cluster.links.update({link.name: link for link in made.values()})
+    hosts = {"allegro_api_url": "allegro", "allegro_auth_url": "auth", "s3_endpoint_url": "bucket"}
     own = cluster.settings.model_copy(
         update={
             "database_url": _through(cluster.settings.database_url, made["postgres"]),
             "broker_url": _through(cluster.settings.broker_url, made["broker"]),
-            **{
-                f"allegro_{host}_url": f"http://127.0.0.1:{made[target].port}"
-                for host, target in (("api", "allegro"), ("auth", "auth"))
-                if target in made
-            },
+            **{url: f"http://127.0.0.1:{made[target].port}" for url, target in hosts.items() if target in made},
         }
     )
-    _, worker, scheduler = local.application_children(own, "127.0.0.1", 0, 1)
-    child = worker if name in WORKERS else scheduler
+    port = processes.free_port()
+    api, worker, scheduler = local.application_children(own, "127.0.0.1", port, 1)
+    child = api if name == API else worker if name in WORKERS else scheduler
+    if name == API:
+        cluster.api_url = f"http://127.0.0.1:{port}"
     child.name, child.log = name, child.log.with_name(f"{name}.log")
     cluster.children[name] = child
     return child
 
 
-def _start_api(cluster: Cluster, stack: ExitStack) -> None:
-    port = processes.free_port()
-    api, *_ = local.application_children(cluster.settings, "127.0.0.1", port, 1)
-    cluster.children["api"], cluster.api_url = api, f"http://127.0.0.1:{port}"
-    stack.callback(api.stop, within=15)
-    api.start()
+def _bucket(folder: Path) -> Bucket:
+    folder.mkdir(parents=True)
+    return Bucket(folder, processes.free_port())
 
 
 def _through(url: str, link: Link) -> str:

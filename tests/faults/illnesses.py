@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from . import scale
-from .cluster import SCHEDULERS, WORKERS, until
+from .cluster import API, SCHEDULERS, WORKERS, until
 from .plan import Fault, Hits, Kind
 from .proxy import Toxic
 from .toxics import Cut, Drip, HalfOpen, Latency, Partition, Refusal, Reset, Truncation
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from .chaos import Chaos
 
 LINKS = {
-    "PostgreSQL": ("postgres", [*WORKERS, *SCHEDULERS, "everyone"]),
-    "broker": ("broker", [*WORKERS, *SCHEDULERS, "everyone"]),
+    "PostgreSQL": ("postgres", [*WORKERS, *SCHEDULERS, API, "everyone"]),
+    "broker": ("broker", [*WORKERS, *SCHEDULERS, API, "everyone"]),
+    "object storage": ("bucket", [*WORKERS, "everyone"]),
     "Allegro": ("allegro", [*WORKERS, "everyone"]),
     "Allegro's tokens": ("auth", ["everyone"]),
 }
@@ -24,6 +25,9 @@ LINKS = {
 def _partition(fault: Fault) -> Toxic:
     return fault.draw.choice([Partition("up"), Partition("down"), Partition(), Partition()])
 
+
+BY_REFRESHES = {"auth", "bucket"}
+"""What is spoken to where a login is renewed: the authorization server, and the journal of tokens."""
 
 TOXICS: dict[str, tuple[Callable[[Fault], Toxic], tuple[float, float]]] = {
     "slow": (lambda fault: Latency(fault.draw.uniform(0.1, 0.6), 0.1), (1, 4)),
@@ -46,9 +50,11 @@ def _ill(target: str, toxic: Callable[[Fault], Toxic]) -> "Callable[[Chaos, Faul
         with ExitStack() as stack:
             links = chaos.cluster.links_of(fault.victim, target)
             toxics = [stack.enter_context(link.under(toxic(fault))) for link in links]
-            if target == "auth":
+            if target in BY_REFRESHES:
                 chaos.expire_tokens(2)
-            until(lambda: any(one.hits for one in toxics), scale.MOMENT_WITHIN * (2 if target == "auth" else 1))
+            if fault.victim == API:
+                chaos.cluster.api_answers()
+            until(lambda: any(one.hits for one in toxics), scale.MOMENT_WITHIN * (2 if target in BY_REFRESHES else 1))
             yield lambda: sum(one.hits for one in toxics)
 
     return ill

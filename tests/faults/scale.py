@@ -73,6 +73,8 @@ PATIENCE = 2.5
 """The campaign waits so many times longer before it gives up; the report tells of both."""
 PERMITS_LAST = 5.0
 """So long after a 429 calls may still arrive: their permits were taken before it, or they were on their way."""
+DEAF_WITHIN = 60.0
+"""So soon after its broker came back a worker may find itself deaf: it waits for 30 s, and judges now and then."""
 MAY_GROW_MB = 120
 MAY_GROW_DESCRIPTORS = 40
 MAY_GROW_THREADS = 12

@@ -1,5 +1,7 @@
 """The checkers of calls, resources and logs proven: what breaks a promise is reported, what keeps it is not."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from allegro_simulator.limits import Call, Client
@@ -72,3 +74,22 @@ def test_what_grew_is_found_out(name: str, before: int, after: int, *, is_found:
 )
 def test_a_secret_or_a_failure_without_a_name_in_a_log_is_found_out(line: str, *, is_found: bool) -> None:
     assert bool(list(checks.leaks([line], ["eyJ"]))) is is_found
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds_before", "is_found"),
+    [
+        ('"event":"process_failed","reason":"deaf"', 40, False),
+        ('"event":"process_failed","reason":"deaf"', 70, True),
+        ('"event":"process_failed","reason":"deaf"', -5, True),
+        ('"event":"process_failed","reason":"stuck"', 40, True),
+        ("Traceback", 40, True),
+    ],
+)
+def test_who_ended_by_himself_is_found_out_but_for_the_deaf(
+    said: str, seconds_before: float, *, is_found: bool
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    words = f'worker-1 ended with code 70: {{"timestamp":"{at.isoformat()}",{said}}}'
+    back = at - timedelta(seconds=seconds_before)
+    assert bool(list(checks.deaths([words], [back]))) is is_found

@@ -145,6 +145,15 @@ def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         ask(url)
 
 
+def test_a_new_pair_of_tokens_that_drips_is_given_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "WITHIN", 0.0)
+    with served(sized(PAGE)) as url:
+        server = oauth.connect(url, "id", "secret", "Tests/1.0")
+        with pytest.raises(AllegroUnavailableError, match="took longer"):
+            oauth.refresh(server, "token")
+        server.close()
+
+
 def test_a_refusal_with_an_endless_page_is_still_the_refusal() -> None:
     head = b"HTTP/1.1 503 No\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n"
     with served(head, endless) as url, pytest.raises(AllegroUnavailableError) as failed:

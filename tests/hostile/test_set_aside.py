@@ -118,7 +118,11 @@ def test_an_order_set_aside_gets_five_more_tries_and_no_sixth(small: Shop) -> No
     for _ in range(7):
         small.follow()
     assert tries(small) - before == 10  # five times, each once more at once
-    assert [item.id for item in items(small)] == [form, hashlib.sha256(NAMELESS).hexdigest()]
+    came = [hashlib.sha256(one).hexdigest() for one in (NAMELESS, b"{")]
+    assert [item.id for item in items(small)] == [form, *sorted(came)]
+    with database.transaction(small.runtime.db) as tx:
+        assert set_aside.body(tx, small.account_id, came[1]) == b"{"
+    assert [item.kind for item in items(small) if item.acknowledged_at is None] == ["order", "unreadable"]
     assert retried(small, form) == Retried(due=1, understood=0, unreadable=0)
     assert small.value("SELECT due_at <= clock_timestamp() FROM syncs WHERE kind = 'journal'")
     for _ in range(7):
@@ -127,7 +131,7 @@ def test_an_order_set_aside_gets_five_more_tries_and_no_sixth(small: Shop) -> No
     small.world.clear_faults()
     retried(small)
     small.follow()
-    assert [item.kind for item in items(small)] == ["unreadable"]
+    assert [item.id for item in items(small)] == sorted(came)
 
 
 def tries(shop: Shop) -> int:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,29 @@ def planted(value: Any, *, words: bool = False) -> Any:
     if isinstance(value, str) and not KEPT.fullmatch(value):
         return f"Jan {CANARY}@example.com {value}"
     return f"{value}_{CANARY.upper()}" if words and isinstance(value, str) and value.isupper() else value
+
+
+@contextmanager
+def repeating() -> Iterator[int]:
+    """A receiver of webhooks that refuses each message and repeats it; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(422)
+            self.end_headers()
+            self.wfile.write(body[-1500:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 class Place:
@@ -85,8 +110,9 @@ def place(
     with ExitStack() as stack:
         database_url = stack.enter_context(_temporary_database(postgres_url, copy_of=migrated_template))[1]
         collector = stack.enter_context(collecting())
+        echo = stack.enter_context(repeating())
         channel = stack.enter_context(receiving())
-        told: dict[str, Any] = {"otel_exporter_otlp_endpoint": collector.url}
+        told: dict[str, Any] = {"otel_exporter_otlp_endpoint": collector.url, "webhook_allowed_hosts": "127.0.0.1"}
         told |= {"alert_urls": SecretStr(f"json://{CANARY}:{CANARY}@127.0.0.1:{channel.port}/{CANARY}")}
         service = stack.enter_context(running(folder, database_url, broker_url, world, **told))
         db = database.connect(database_url)
@@ -96,11 +122,11 @@ def place(
         here.spans, here.alerts = collector.spans, channel.accepted
         account_id = service.connect(seller.id)
         service.wait(lambda: len(service.kept(account_id)) >= 12, "the orders are kept")
-        _disturb(here, account_id, seller.id, Settings(broker_url=broker_url))
+        _disturb(here, account_id, seller.id, echo, Settings(broker_url=broker_url))
         yield here
 
 
-def _disturb(place: Place, account_id: str, seller_id: str, settings: Settings) -> None:
+def _disturb(place: Place, account_id: str, seller_id: str, echo: int, settings: Settings) -> None:
     """Everything goes wrong, each time with a value in hand."""
     ask = place.service.api
     # requests: path, query, header, body, and a failure that quotes what it was given
@@ -133,6 +159,14 @@ def _disturb(place: Place, account_id: str, seller_id: str, settings: Settings) 
     assert made.status_code == 201, made.text
     assert ask.post(f"/webhooks/{made.json()['id']}/test").status_code == 202
     place.wait_for(lambda event: event["event"] == "delivery_attempted", "an attempt was made")
+    # one that gets whole orders and repeats them
+    made = ask.post("/webhooks", json={**hook, "url": f"http://127.0.0.1:{echo}/hook", "content": "full"})
+    assert made.status_code == 201, made.text
+    form = place.world.orders(seller_id)[2]
+    place.world.plants(form, place.world.body(form).replace(CANARY.encode(), CANARY.encode() * 2))
+    place.wait_for(
+        lambda event: (event["event"], event.get("status")) == ("delivery_attempted", 422), "an order was repeated"
+    )
     # the login is refused: Allegro repeats the refresh token in its error
     place.world.rejects_tokens(seller_id)
     place.wait_for(
@@ -187,7 +221,7 @@ def test_every_line_is_one_object_and_has_nothing_refused(place: Place) -> None:
 def test_the_record_of_an_attempt_tells_nothing_of_any_order(place: Place) -> None:
     with database.transaction(place.db) as tx:
         attempts = tx.execute(sa.text("SELECT to_jsonb(a)::text FROM webhook_attempts a")).scalars().all()
-    assert attempts
+    assert any('"status_code": 422' in one for one in attempts)
     assert [one for one in attempts if CANARY in one.lower()] == []
 
 
@@ -214,8 +248,10 @@ def test_no_span_holds_what_was_planted_and_each_has_the_id_of_its_lines(place: 
 
 def test_what_the_workers_counted_shows_at_the_api(place: Place) -> None:
     """Two workers and an API, each a process of its own."""
-    crashed = 'orders_backup_tasks_total{outcome="crashed",task="sync_journal"} '
-    place.service.wait(lambda: crashed in httpx.get(f"{place.url}/metrics").text, "the workers' counts have arrived")
+    crashed = re.compile(r'orders_backup_tasks_total\{outcome="crashed",task="sync_journal"\} [1-9]')
+    place.service.wait(
+        lambda: bool(crashed.search(httpx.get(f"{place.url}/metrics").text)), "the workers' counts have arrived"
+    )
     told = httpx.get(f"{place.url}/metrics").text.splitlines()
     assert "orders_backup_workers 2.0" in told
     assert 'orders_backup_orders_read_total{what="inserted"} 12.0' in told

@@ -169,6 +169,42 @@ def run(world: "World", account_id: UUID, *, kind: str, status: str, inserted: i
     return str(run_id)
 
 
+def test_a_certificate_tells_of_each_window_what_stands_between_allegro_and_us(world: "World") -> None:
+    """Ours that Allegro does not list are beyond its reach only where that ends before them."""
+    account, run_id = world.account(), uuid4()
+    world.execute(
+        "INSERT INTO sync_history (id, account_id, kind, status, started_at, finished_at)"
+        " VALUES (:id, :account, 'backfill', 'succeeded', now(), now())",
+        id=run_id,
+        account=account,
+    )
+    for since, until, status, unlisted in (
+        (360, 0, "verified", 3),
+        (900, 360, "verified", 4),
+        (990, 900, "open", None),
+    ):
+        world.execute(
+            """INSERT INTO sync_windows (account_id, run_id, window_from, window_to, method, status, listed,
+                                         total_count, stored, missing, superseded, set_aside, unlisted)
+               VALUES (:account, :run, now() - make_interval(days => :since), now() - make_interval(days => :until),
+                       'ids', :status, 9, 9, 8, 0, 2, 1, :unlisted)""",
+            account=account,
+            run=run_id,
+            since=since,
+            until=until,
+            status=status,
+            unlisted=unlisted,
+        )
+    windows = world.ask.get(f"/accounts/{account}/completeness").json()["windows"]
+    same = {"method": "ids", "listed": 9, "stored": 8, "missing": 0, "superseded": 2, "set_aside": 1}
+    told = [
+        {"status": "verified", "unlisted": 3, "beyond_reach": 0, "explained": 6},
+        {"status": "verified", "unlisted": 0, "beyond_reach": 4, "explained": 7},
+        {"status": "open", "unlisted": 0, "beyond_reach": None, "explained": 3},
+    ]
+    assert [{name: one[name] for name in same | told[0]} for one in windows] == [same | one for one in told]
+
+
 def test_an_account_shows_what_could_cost_it_orders(world: "World") -> None:
     account = world.account()
     assert world.ask.get(f"/accounts/{account}").json()["warnings"] == []

@@ -1,5 +1,6 @@
 """The change feed gives every change once, whatever order transactions end in."""
 
+import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
+from orders_backup import rest
+from orders_backup.orders import feed
 from orders_backup.tables import order_changes
 
 if TYPE_CHECKING:
@@ -76,6 +80,42 @@ def test_an_older_transaction_with_a_higher_number_hides_no_younger_one(world: "
         assert before == ["older"]
         younger.commit()
     assert follow(world, cursor)[0] == ["younger"]
+
+
+def cursor_at(world: "World", xid: int) -> str:
+    """A cursor of this service for the whole feed at that transaction, whichever database it comes from."""
+    content = rest._digest(("changes", None)) + msgspec.json.encode(feed.Position(xid, 0))
+    return base64.urlsafe_b64encode(world.runtime.vault.sign(content, purpose="cursor")).rstrip(b"=").decode()
+
+
+def position_of(cursor: str) -> feed.Position:
+    return msgspec.json.decode(base64.urlsafe_b64decode(cursor + "==")[16 + rest._DIGEST_BYTES :], type=feed.Position)
+
+
+def test_a_cursor_that_a_database_before_this_one_gave_is_refused_and_passes_over_nothing(world: "World") -> None:
+    """The cluster before had counted further: this one's changes all lie below the cursor."""
+    world.read(world.account(), b'{"id":"o"}')
+    with database.transaction(world.runtime.db) as tx:
+        horizon = tx.execute(feed._HORIZON).scalar_one()
+    answer = world.ask.get("/changes", params={"cursor": cursor_at(world, horizon + 5_000_000), "wait": 5})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "another database" in answer.json()["detail"]
+    assert world.ask.get("/changes", params={"cursor": cursor_at(world, horizon)}).status_code == 200
+
+
+def test_a_cursor_never_holds_a_transaction_that_may_have_left_no_trace_on_the_disk(world: "World") -> None:
+    """A server that crashes gives such numbers out again, and a cursor beyond would pass over whoever gets them."""
+    with database.transaction(world.runtime.db) as tx:
+        change(tx, world.account(uuid4()), "of another user")
+        xid, seq = tx.execute(sa.text("SELECT xid::text::bigint, seq FROM order_changes")).one()
+    for _ in range(3):
+        with world.runtime.db.connect() as spent:
+            spent.execute(sa.text("SELECT pg_current_xact_id()"))
+    bound = world.client(world.key("orders:read", user=world.user))
+    for ask in (world.ask, bound):
+        first = ask.get("/changes").json()["next_cursor"]
+        again = ask.get("/changes", params={"cursor": first}).json()["next_cursor"]
+        assert position_of(first) == position_of(again) == feed.Position(xid, seq)
 
 
 def test_the_feed_is_complete_under_many_writers(world: "World") -> None:

@@ -1,5 +1,6 @@
 """History by windows: everything, byte for byte, with few calls, through interruptions and unsound pages."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -131,6 +132,7 @@ def test_what_cannot_be_proven_is_listed_again_ever_later(level: Shop) -> None:
     assert minutes_until_the_next_listing(level) == pytest.approx(2.5, rel=0.1)
 
 
+KINDS = "SELECT kind FROM sync_history WHERE kind <> 'sweep' ORDER BY requested_at DESC LIMIT 1"
 RUNS = "SELECT string_agg(kind || ':' || status, ' ' ORDER BY requested_at) FROM sync_history WHERE kind <> 'sweep'"
 
 
@@ -157,6 +159,29 @@ def test_what_the_backfill_could_not_prove_is_listed_again_and_nothing_else(shop
     assert shop.value(RUNS) == "backfill:failed backfill:succeeded"
     assert lists(shop) == before + 1
     assert minutes_until_the_next_listing(shop) == pytest.approx(0, abs=0.1)
+
+
+def test_an_order_with_a_wrong_time_of_purchase_keeps_no_other_from_being_compared(shop: Shop) -> None:
+    """Its window can never be proven, and so the backfill neither."""
+    liar, lost = shop.world.orders(shop.seller_id)[10], shop.world.orders(shop.seller_id)[200]
+    body = re.sub(rb'"boughtAt":"[^"]+"', b'"boughtAt":"2019-01-01T00:00:00.000Z"', shop.world.body(liar))
+    shop.world.plants(liar, body, silently=True)
+    for _ in range(3):
+        shop.work_on_listing()
+    for table in ("orders", "order_versions"):
+        shop.change(f"DELETE FROM {table} WHERE order_id = :order", order=lost)
+    kinds = []
+    for _ in range(6):
+        shop.work_on_listing()
+        kinds.append(shop.value(KINDS))
+    assert kinds == ["full", *["backfill"] * 5]
+    assert shop.versions(lost) == [shop.world.body(lost)]
+    assert shop.versions(liar) == [body]
+    assert not shop.certificate().complete
+    older = (f"{name} = {name} - interval '25 h'" for name in ("requested_at", "started_at", "finished_at"))
+    shop.change(f"UPDATE sync_history SET {', '.join(older)}")
+    shop.work_on_listing()
+    assert shop.value(KINDS) == "reconcile"
 
 
 def test_what_cannot_be_proven_waits_at_most_an_hour() -> None:

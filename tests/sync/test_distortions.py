@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from tests.shop import PLENTY, Shop
 
 from allegro_simulator import shelf
@@ -22,6 +23,21 @@ EARLY = datetime(2024, 1, 1, tzinfo=UTC)
 def state_of(shop: Shop) -> str:
     """What the newest run says of itself."""
     return str(shop.value("SELECT status FROM sync_history ORDER BY requested_at DESC, started_at DESC LIMIT 1"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sync_windows SET status = 'unstable', missing = 0, stored = total_count - 1 WHERE total_count > 0",
+        "UPDATE sync_windows SET missing = 1 WHERE status = 'verified'",
+        "UPDATE sync_windows SET stored = total_count - 1 WHERE status = 'verified' AND total_count > 0",
+        "UPDATE sync_history SET listed = listed + 1",
+        "UPDATE sync_history SET inserted = inserted - 1 WHERE inserted > 0",
+    ],
+)
+def test_the_database_refuses_counts_that_do_not_add_up(level: Shop, damage: str) -> None:
+    with pytest.raises(sa.exc.IntegrityError):
+        level.change(damage)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
@@ -95,6 +111,22 @@ def without_and_twice(answer: httpx.Response, missing: str) -> httpx.Response:
         return answer
     forms[places[0]] = forms[places[0] - 1 if places[0] else 1]
     return httpx.Response(200, headers={"content-type": answer.headers["content-type"]}, json=document)
+
+
+def test_what_a_list_counts_and_never_shows_is_told_as_missing(level: Shop, meddle: Callable[[Shop], Meddled]) -> None:
+    missing = level.world.orders(level.seller_id)[100]
+    for table in ("orders", "order_versions"):
+        level.change(f"DELETE FROM {table} WHERE order_id = :order", order=missing)
+
+    def after(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        return without_and_twice(answer, missing) if request.url.path == LIST else answer
+
+    meddle(level).after = after
+    level.sweep("reconcile")
+    found = level.certificate()
+    assert found.missing == 1
+    assert [one.missing for one in found.windows if one.status == "unstable"] == [1]
+    assert found.complete is False
 
 
 def test_an_order_read_another_way_does_not_hide_one_that_was_left_out(

@@ -1,5 +1,6 @@
 """How often a journal is polled: by what happened in it of late, within bounds, and to the letter where one asks so."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -102,3 +103,22 @@ def test_a_busy_seller_is_polled_sooner_than_one_to_whom_nothing_happens(level: 
     )
     level.follow()
     assert level.value(UNTIL_DUE) == pytest.approx(600, abs=30)
+
+
+def test_while_calls_are_short_who_is_level_leaves_them_to_others() -> None:
+    assert plan.while_short(SECOND, in_force=1.0) == SECOND
+    assert plan.while_short(SECOND, in_force=0.25) == 4 * SECOND
+    assert plan.while_short(SECOND, in_force=0.005) == plan.TO_THE_LETTER
+    assert plan.while_short(150 * SECOND, in_force=0.005) == 150 * SECOND
+
+
+def test_after_a_429_a_journal_that_is_level_is_polled_more_rarely_for_a_while(level: Shop) -> None:
+    settings = level.runtime.settings.model_copy(update={"events_interval": SECOND})
+    level.runtime = dataclasses.replace(level.runtime, settings=settings)
+    level.follow()
+    assert level.value(UNTIL_DUE) < 1
+    level.change(
+        "UPDATE request_budget SET silent_until = clock_timestamp() - interval '1 s' WHERE key LIKE 'client:%'"
+    )
+    level.follow()
+    assert 5 < level.value(UNTIL_DUE) < 10

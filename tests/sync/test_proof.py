@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 from tests.shop import Shop
 
-from orders_backup.sync import plan, proof, sweeps
+from orders_backup import gauges
+from orders_backup.accounts import warnings
+from orders_backup.sync import alarms, plan, proof
 from orders_backup.sync.proof import Evidence, Proven
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -170,32 +172,80 @@ def warned(logs: list[Any]) -> list[tuple[str, str]]:
     return [(str(one["event"]), str(one["log_level"])) for one in logs if "code" in one and "account_id" in one]
 
 
+def look_around(shop: Shop) -> None:
+    """A round of the scheduler."""
+    alarms.Rounds().go_on(shop.runtime.db, at=0.0)
+
+
 def test_orders_near_the_cliff_are_logged_as_an_error_once_a_day(level: Shop) -> None:
     level.change("UPDATE accounts SET connected_at = connected_at - interval '3 d'")
     level.change("UPDATE sync_windows SET status = 'unstable'")
     with capture_logs() as logs:
-        level.sweep_hourly()
-        level.sweep_hourly()
+        look_around(level)
+        look_around(level)
     assert warned(logs).count(("cliff_neared", "error")) == 1
     level.change("UPDATE warnings_given SET day = day - 1")
     with capture_logs() as logs:
-        level.sweep_hourly()
+        look_around(level)
     assert warned(logs).count(("cliff_neared", "error")) == 1
 
 
 def test_a_cliff_is_logged_although_the_history_never_loads(make_shop: Callable[[int], Shop]) -> None:
     shop = make_shop(10)
     shop.change("UPDATE accounts SET connected_at = connected_at - interval '3 d'")
-    shop._due_now()
     with capture_logs() as logs:
-        sweeps.sweep(shop.runtime, shop.account_id)
+        look_around(shop)
     assert ("cliff_neared", "error") in warned(logs)
 
 
-def test_a_journal_that_was_not_followed_for_45_days_is_logged_and_not_yet_listed_again(level: Shop) -> None:
+@pytest.mark.parametrize(
+    "resting", ["paused = true", "status = 'reauthorization_required'", "name = 'an account that is synced'"]
+)
+def test_a_journal_that_was_not_followed_for_45_days_is_logged_and_counted_whatever_keeps_it(
+    level: Shop, resting: str
+) -> None:
+    level.change(f"UPDATE accounts SET {resting}")
+    level.change("UPDATE syncs SET succeeded_at = succeeded_at - interval '46 d' WHERE kind = 'journal'")
+    figure = b'orders_backup_accounts_warned{code="journal_gap_near"} '
+    with capture_logs() as logs:
+        look_around(level)
+        look_around(level)
+    told = [one for one in logs if one.get("code") == "journal_gap_near"]
+    assert [(one["event"], one["log_level"]) for one in told] == [("account_warned", "warning")]
+    assert figure + b"1.0" in gauges.exposition(level.runtime)
+    level.change("UPDATE warnings_given SET day = day - 1")  # just after midnight
+    assert figure + b"1.0" in gauges.exposition(level.runtime)
+    level.change("UPDATE syncs SET succeeded_at = now() WHERE kind = 'journal'")
+    look_around(level)
+    assert figure + b"0.0" in gauges.exposition(level.runtime)
+    assert level.value("SELECT count(*) FROM warnings_given WHERE code = 'journal_gap_near'") == 0
+    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+
+
+def test_nobody_is_warned_of_a_seller_who_left(level: Shop) -> None:
+    level.change("UPDATE accounts SET status = 'disconnected'")
     level.change("UPDATE syncs SET succeeded_at = succeeded_at - interval '46 d' WHERE kind = 'journal'")
     with capture_logs() as logs:
-        level.follow()
-    assert ("account_warned", "warning") in warned(logs)
-    assert level.value("SELECT count(*) FROM warnings_given WHERE code = 'journal_gap_near'") == 1
-    assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
+        look_around(level)
+    assert warned(logs) == []
+
+
+def test_a_round_meets_every_account_once_an_hour_and_some_at_a_time(
+    level: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarms, "AT_ONCE", 2)
+    level.change("""INSERT INTO accounts (id, user_id, name, status, seller_id, connected_at)
+                    SELECT gen_random_uuid(), gen_random_uuid(), 'shop', 'active', n::text, now() - interval '50 d'
+                      FROM generate_series(1, 5) n""")
+    rounds, counts = alarms.Rounds(), []
+    for at in (0.0, 15.0, 30.0, 45.0, 3_599.0, 3_600.0):
+        rounds.go_on(level.runtime.db, at=at)
+        counts.append(level.value("SELECT count(DISTINCT account_id) FROM warnings_given"))
+        if at == 45.0:
+            level.change("DELETE FROM warnings_given")
+    assert counts[2:5] == [5, 5, 0]
+    assert {counts[0], counts[5]} <= {1, 2}
+
+
+def test_every_warning_is_counted() -> None:
+    assert set(gauges.WARNINGS) == {code for code, _ in warnings.RULES}

@@ -306,10 +306,13 @@ def test_a_seller_to_whom_nothing_happens_is_not_listed_again_and_again(level: S
     assert level.value("SELECT count(*) FROM sync_history WHERE kind = 'reconcile'") == 0
 
 
-def test_a_gap_in_the_journal_has_everything_listed_once_a_day_until_the_journal_can_be_read(level: Shop) -> None:
+@pytest.mark.parametrize("cursor", ["(extract(epoch FROM now() - interval '57 d') * 1000000)::bigint::text", "'0'"])
+def test_a_gap_in_the_journal_has_everything_listed_once_a_day_until_the_journal_can_be_read(
+    level: Shop, cursor: str
+) -> None:
     """Nobody followed the journal for 56 days, and it may have dropped what lies between."""
     level.world.buys(level.seller_id, silently=True)
-    level.change("""UPDATE syncs SET cursor = (extract(epoch FROM now() - interval '57 d') * 1000000)::bigint::text,
+    level.change(f"""UPDATE syncs SET cursor = {cursor},
                            succeeded_at = now() - interval '56 d' WHERE kind = 'journal'""")
     level.world.faults("status", code=503, path="/order/events", times=None)
     for _ in range(3):

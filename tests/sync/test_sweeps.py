@@ -1,6 +1,7 @@
 """The hourly sweep: what the journal kept silent about arrives within the hour, for a handful of calls."""
 
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -233,6 +234,23 @@ def test_a_filter_by_change_that_is_ignored_for_good_fails_the_sweep_and_moves_n
     sweeps.sweep(level.runtime, level.account_id)
     assert level.value("SELECT failures FROM syncs WHERE kind = 'sweep'") == 1
     assert level.value("SELECT cursor FROM syncs WHERE kind = 'sweep'") == cursor
+
+
+def with_updated_at(body: bytes, moment: str) -> bytes:
+    return re.sub(rb'"updatedAt":"[^"]+"', f'"updatedAt":"{moment}"'.encode(), body)
+
+
+@pytest.mark.parametrize("moment", ["2024-01-01T00:00:00.000Z", "9999-01-01T00:00:00.000Z"])
+def test_an_order_with_a_wrong_time_of_change_keeps_no_other_from_being_swept(level: Shop, moment: str) -> None:
+    level.sweep_hourly()
+    liar, *others = [level.world.buys(level.seller_id, silently=True) for _ in range(120)]
+    level.world.plants(liar, with_updated_at(level.world.body(liar), moment), silently=True)
+    level.sweep_hourly()
+    assert [one for one in [liar, *others] if level.versions(one) != [level.world.body(one)]] == []
+    assert level.value("SELECT failures FROM syncs WHERE kind = 'sweep'") == 0
+    later = level.world.buys(level.seller_id, silently=True)
+    level.sweep_hourly()
+    assert level.versions(later) == [level.world.body(later)]
 
 
 def test_a_filter_that_is_ignored_for_good_fails_the_sweep_and_owes_nothing(level: Shop) -> None:

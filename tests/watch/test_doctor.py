@@ -10,7 +10,7 @@ import pytest
 from tests.shop import Shop
 
 from allegro_simulator.world import World
-from orders_backup import doctor, vault
+from orders_backup import doctor, gauges, vault
 from orders_backup.doctor import Finding
 from orders_backup.runtime import Runtime
 from orders_backup.settings import parse_keys
@@ -109,6 +109,33 @@ def test_what_is_wrong_is_found_and_named(well: Shop, case: Case) -> None:
     assert one.about == (well.account_id if case.of_account else None)
     assert (one.severity, one.remedy) == doctor.KNOWN[case.code]
     assert set(found) - {case.code, "storage_not_set"} <= {"journal_stale", "not_proven"}
+
+
+def test_a_run_over_a_range_hides_no_failed_run_over_everything(well: Shop) -> None:
+    well.change("UPDATE sync_history SET status = 'failed' WHERE kind = 'backfill'")
+    well.change("UPDATE accounts SET connected_at = now() - interval '2 days'")
+    well.change(
+        """INSERT INTO sync_history (id, account_id, kind, status, finished_at, range_from, range_to)
+           VALUES (gen_random_uuid(), :account, 'reconcile', 'succeeded', now(), now() - interval '9 days', now())"""
+    )
+    assert "not_proven" in look(well.runtime)
+    assert b"orders_backup_accounts_unproven 1.0" in gauges.exposition(well.runtime)
+
+
+def test_a_journal_that_is_rarely_read_because_little_happens_is_not_late(well: Shop) -> None:
+    def is_late(minutes: int) -> tuple[bool, bool]:
+        well.change(
+            "UPDATE syncs SET poll_seconds = 3600, succeeded_at = now() - make_interval(mins => :m)"
+            " WHERE kind = 'journal'",
+            m=minutes,
+        )
+        is_counted = b"orders_backup_journals_stale 1.0" in gauges.exposition(well.runtime)
+        return "journal_stale" in look(well.runtime), is_counted
+
+    assert is_late(179) == (False, False)
+    assert is_late(181) == (True, True)
+    well.change("UPDATE syncs SET poll_seconds = 150 WHERE kind = 'journal'")
+    assert "journal_stale" in look(well.runtime)
 
 
 PARTS: dict[str, Callable[[Shop], dict[str, Any]]] = {

@@ -1,12 +1,15 @@
 """Health: each part is proven by using it."""
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 import sqlalchemy as sa
@@ -14,7 +17,7 @@ from sqlalchemy.engine import Engine
 from tests.journeys import services
 from tests.storage import Bucket, bucket
 
-from orders_backup import bell, counters, health, local, metrics
+from orders_backup import api, bell, counters, health, local, metrics
 from orders_backup import db as database
 from orders_backup.runtime import Runtime
 
@@ -125,23 +128,128 @@ def test_a_broker_that_takes_connections_and_answers_nothing_is_found_out(scheme
 # Object storage
 
 
-def test_a_bucket_is_proven_by_an_object_and_keeps_none_of_it(bucket: Bucket) -> None:
-    assert health.look_at_storage(bucket.store()) == "ok"
+def test_a_bucket_is_proven_by_an_object_and_keeps_none_of_it(
+    runtime: Runtime, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "STORAGE_EVERY", 0)
+    held = {name: getattr(runtime, name) for name in Runtime.__slots__} | {"store": bucket.store()}
+    probe = health.Probe(Runtime(**held))
+    for _ in range(3):  # the same object each time, whose versions a bucket may keep
+        assert probe.look().parts["storage"] == "ok"
+        assert len(bucket.files()) == 1
+    probe.close()
     assert bucket.files() == []
-    assert health.look_at_storage(bucket.store(secret="wrong")) == "does not answer"
+    assert health.look_at_storage(bucket.store(secret="wrong"), "health/x") == "does not answer"
     bucket.stop()
-    assert health.look_at_storage(bucket.store()) == "does not answer"
+    assert health.look_at_storage(bucket.store(), "health/x") == "does not answer"
+    probe.close()
 
 
-def test_what_is_well_is_believed_for_a_while_and_what_is_not_is_looked_at_again(runtime: Runtime) -> None:
+# Who probes
+
+
+class Part:
+    """A part that can be made to fail and to hang, and that counts who looked."""
+
+    def __init__(self, *states: str) -> None:
+        self.states, self.looks = list(states), 0
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+        self.goes_on.set()
+
+    def look(self) -> health.Health:
+        self.looks += 1
+        self.hangs.set()
+        assert self.goes_on.wait(10)
+        return health.Health({"part": self.states[min(self.looks, len(self.states)) - 1]})
+
+
+def states(found: list[health.Health | None]) -> list[str | None]:
+    return [one.parts["part"] if one else None for one in found]
+
+
+def test_what_is_well_is_believed_for_a_while_and_what_is_not_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part("does not answer", "ok", "does not answer")
+    lately = health.Lately(part.look, 60)
+    assert states([lately.found() for _ in range(3)]) == ["does not answer"] * 3
+    assert part.looks == 1
+    monkeypatch.setattr(health, "FAILED_FOR", 0)
+    assert states([lately.found() for _ in range(3)]) == ["ok"] * 3
+    assert part.looks == 2
+    lately.seconds = 0
+    assert states([lately.found()]) == ["does not answer"]
+
+
+def test_who_asks_while_somebody_looks_is_told_what_was_found_last_and_waits_for_nothing() -> None:
+    part = Part("ok", "does not answer")
+    lately = health.Lately(part.look, 0)
+    assert states([lately.found()]) == ["ok"]
+    part.goes_on.clear()
+    part.hangs.clear()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(lately.found)
+        assert part.hangs.wait(5)
+        assert states([lately.found() for _ in range(40)]) == ["ok"] * 40
+        part.goes_on.set()
+        assert states([looking.result()]) == ["does not answer"]
+    assert part.looks == 2
+
+
+def test_who_asks_while_nothing_is_known_waits_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "FIRST_WITHIN", 0.05)
+    part = Part("ok")
+    lately = health.Lately(part.look, 60)
+    part.goes_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(lately.found)
+        assert part.hangs.wait(5)
+        assert states([lately.found()]) == [None]
+        monkeypatch.setattr(health, "FIRST_WITHIN", 10)
+        threading.Timer(0.05, part.goes_on.set).start()
+        assert states([lately.found(), looking.result()]) == ["ok", "ok"]
+    assert part.looks == 1
+
+
+def test_a_broker_that_hangs_keeps_nobody_from_the_storage(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "FIRST_WITHIN", 0)
+    part = Part("ok")
+    part.goes_on.clear()
+    monkeypatch.setattr(health, "look_at_broker", lambda _: part.look().parts["part"])
     probe = health.Probe(runtime)
-    looks: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(probe.look)
+        assert part.hangs.wait(5)
+        assert probe.look().parts == {"database": "ok", "migrations": "ok", "broker": "unknown", "storage": "not set"}
+        part.goes_on.set()
+        assert looking.result().failing == {}
 
-    def look(state: str) -> str:
-        looks.append(state)
-        return state
 
-    assert [probe._lately("broker", 60, lambda: look("does not answer")) for _ in range(2)] == ["does not answer"] * 2
-    assert probe._lately("broker", 60, lambda: look("ok")) == "ok"
-    assert probe._lately("broker", 60, lambda: look("does not answer")) == "ok"
-    assert looks == ["does not answer", "does not answer", "ok"]
+def test_many_probes_cost_one_write_and_load_the_migrations_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "DATABASE_EVERY", 60)
+    before, probe = writes(runtime), health.Probe(runtime)
+    database._head.cache_clear()
+    for _ in range(5):
+        assert probe.look().failing == {}
+    assert writes(runtime) == before + 1
+    health.Probe(runtime).look()
+    assert database._head.cache_info().misses == 1
+
+
+def test_a_process_is_alive_while_all_its_threads_wait(runtime: Runtime) -> None:
+    """As they do where PostgreSQL stands still."""
+    freed = threading.Event()
+    app = api.create_app(runtime)
+    app.add_api_route("/held", lambda: freed.wait(30))
+
+    async def ask() -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+            held = [asyncio.create_task(http.get("/held")) for _ in range(60)]
+            await asyncio.sleep(0.2)
+            try:
+                return (await asyncio.wait_for(http.get("/healthz"), 5)).status_code
+            finally:
+                freed.set()
+                await asyncio.gather(*held)
+
+    assert asyncio.run(ask()) == 200

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import sqlalchemy as sa
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
+from tests.journeys.services import require
 from tests.shop import Shop
 
-from orders_backup import budget, counters, due, gauges, metrics
+from orders_backup import budget, counters, due, gauges, metrics, worker
 from orders_backup import db as database
 from orders_backup.accounts.calls import Calls, Route
 from orders_backup.allegro import answers
@@ -28,8 +28,10 @@ from orders_backup.budget import Bucket, Priority
 from orders_backup.errors import BudgetExhaustedError, LeaseLostError
 from orders_backup.runtime import Runtime
 from orders_backup.tables import accounts, syncs
+from orders_backup.webhooks import endpoints
 
 ROOT = Path(__file__).parents[2]
+PROMTOOL = Path("/usr/bin/promtool")
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -266,6 +268,66 @@ def test_without_a_database_a_scrape_still_answers_and_says_so(runtime: Runtime)
     away.dispose()
 
 
+def test_a_database_that_takes_no_writes_is_up_and_read(runtime: Runtime, db: Engine) -> None:
+    with db.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        name = admin.execute(sa.text("SELECT current_database()")).scalar_one()
+        admin.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    runtime.db.dispose()
+    metrics.TASKS.labels("deliver", "done").inc()
+    with pytest.raises(sa.exc.DBAPIError):
+        counters.report(runtime.db)
+    found = scraped(runtime)
+    assert (told(found, "database_up"), told(found, "workers")) == (1, 0)
+
+
+def test_a_schema_of_another_program_breaks_no_scrape(runtime: Runtime, db: Engine) -> None:
+    with database.transaction(db) as tx:
+        tx.execute(sa.text("ALTER TABLE worker_slots RENAME TO away"))
+    found = scraped(runtime)
+    assert told(found, "database_up") == 0
+    assert told(found, "pool_connections", state="in_use") == 0
+
+
+def test_the_oldest_message_is_told_and_those_of_endpoints_that_rest_are_not(runtime: Runtime, db: Engine) -> None:
+    options: Any = {"description": "", "event_types": [], "account_ids": [], "content": "thin"}
+    with database.transaction(db) as tx:
+        for status, days in (("active", 1), ("paused", 9), ("disabled", 9)):
+            made, _ = endpoints.make(tx, runtime.vault, user_id=None, url="https://example.com/hook", **options)
+            reason = "'failing'" if status == "disabled" else "NULL"
+            values = {"id": made, "status": status, "days": days}
+            tx.execute(
+                sa.text(f"UPDATE webhooks SET status = :status, reason = {reason} WHERE webhook_id = :id"), values
+            )
+            tx.execute(
+                sa.text("""INSERT INTO webhook_deliveries (webhook_id, seq, order_id, type, kinds, cause, occurred_at,
+                                                           created_at, due_at)
+                           SELECT :id, n, n::text, 'order.new', '{}', 'event', now(),
+                                  now() - make_interval(days => :days) + make_interval(secs => n),
+                                  now() + make_interval(secs => n) FROM generate_series(0, 10050) n"""),
+                values,
+            )
+    found = scraped(runtime)
+    assert told(found, "webhook_pending") == 10_000
+    assert 86_400 <= told(found, "webhook_oldest_seconds") < 86_500
+    with database.transaction(db) as tx:
+        tx.execute(sa.text("UPDATE webhooks SET status = 'paused' WHERE status = 'active'"))
+    assert told(scraped(runtime), "webhook_oldest_seconds") == 0
+
+
+def test_what_is_alerted_on_is_told_before_it_first_happens(level: Shop) -> None:
+    """An increase is seen only from a sample before."""
+    level.look()
+    found = scraped(level.runtime)
+    tasks = {f"sync_{kind}" for kind in worker.SYNCS} | set(worker.TABLES) - {"sync"}
+    for task in tasks:
+        for outcome in ("done", "postponed", "failed", "crashed"):
+            assert ("tasks_total", (("outcome", outcome), ("task", task))) in found
+    called = {dict(labels)["route"] for name, labels in found if name == "allegro_call_seconds_count"}
+    assert {"/order/checkout-forms/{id}/shipments", "/payments/refunds", "/auth/oauth/token"} <= called
+    for route in called:
+        assert told(found, "allegro_calls_total", route=route, status="429") == 0
+
+
 def test_who_asks_often_is_answered_from_the_newest_page(runtime: Runtime) -> None:
     page = gauges.Page(runtime)
     first = page.text()
@@ -281,8 +343,8 @@ def test_every_metric_is_documented_and_nothing_else_is(runtime: Runtime) -> Non
 
 
 def test_no_metric_has_an_account_or_anything_else_that_grows_as_a_label(level: Shop) -> None:
-    known = {"bucket", "form", "kind", "le", "method", "net", "outcome", "quantile", "route", "route_class", "state"}
-    known |= {"channel", "rule", "severity", "status", "table", "task", "version", "what", "work"}
+    known = {"bucket", "code", "form", "kind", "le", "method", "net", "outcome", "quantile", "route", "route_class"}
+    known |= {"state", "channel", "rule", "severity", "status", "table", "task", "version", "what", "work"}
     labels = {name for _, labels in scraped(level.runtime) for name, _ in labels}
     assert labels <= known
     values = {value for _, labels in scraped(level.runtime) for _, value in labels}
@@ -374,14 +436,6 @@ def test_every_panel_shows_something_and_lies_beside_the_others() -> None:
     assert max(x for x, _ in taken) < 24
 
 
-def test_promtool_takes_the_rules(promtool: Callable[[], str]) -> None:
-    subprocess.run([promtool(), "check", "rules", str(ROOT / "deploy/prometheus/alerts.yaml")], check=True)
-
-
-@pytest.fixture
-def promtool() -> Callable[[], str]:
-    """Skips where the machine lacks it, aloud; the tokenizer above reads the same rules."""
-    found = next((path for one in os.environ["PATH"].split(":") if (path := Path(one) / "promtool").is_file()), None)
-    if found is None:
-        pytest.skip("promtool is not installed: this part of the tests did not run")
-    return lambda: str(found)
+def test_promtool_takes_the_rules() -> None:
+    require(PROMTOOL)
+    subprocess.run([PROMTOOL, "check", "rules", str(ROOT / "deploy/prometheus/alerts.yaml")], check=True)

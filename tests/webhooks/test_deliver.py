@@ -288,6 +288,33 @@ def test_of_an_answer_two_kilobytes_are_kept(house: "House", receiver: "Receiver
     assert kept == "\ufffd" + "x" * 2047
 
 
+@pytest.mark.parametrize("status", [200, 422, 500])
+def test_an_endpoint_that_repeats_the_order_leaves_nothing_of_it_in_the_record(
+    house: "House", receiver: "Receiver", status: int
+) -> None:
+    """Whole, in part, or in other letters: so nothing of such an answer is kept."""
+    receiver.replies = lambda got: Reply(status, body=got.body if status == 200 else got.body.upper()[-200:])
+    webhook, _ = house.endpoint(receiver.url, content="full")
+    house.changes("o", buyer={"email": "planted@example.com"})
+    house.deliver(webhook)
+    assert b"planted" in receiver.got[-1].body
+    attempts = house.rows("SELECT status_code, answer FROM webhook_attempts")
+    assert {(row.status_code, row.answer) for row in attempts} == {(status, None)}
+
+
+def test_an_answer_is_kept_of_failures_alone(house: "House", receiver: "Receiver") -> None:
+    """Of a message without an order, and of a test to whoever else gets orders."""
+    webhook, _ = house.endpoint(receiver.url, content="full")
+    for status in (200, 500):
+        receiver.answers(status, b"because")
+        house.test(webhook)
+        house.deliver(webhook)
+    assert house.rows("SELECT status_code, answer FROM webhook_attempts ORDER BY attempted_at")[:2] == [
+        (200, None),
+        (500, "because"),
+    ]
+
+
 # How the endpoint is
 
 

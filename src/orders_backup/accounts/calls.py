@@ -47,7 +47,8 @@ class Route(Enum):
 
 
 class Calls:
-    """The calls of one job for one account. `made` counts every request sent. Safe among the job's threads."""
+    """The calls of one job for one account. `made` counts every request sent; `in_force` is the share of the rate that
+    was in force at the last grant. Safe among the job's threads."""
 
     def __init__(self, runtime: Runtime, account_id: UUID, *, priority: Priority) -> None:
         self.made = 0
@@ -58,6 +59,7 @@ class Calls:
         self._taken_at = dict.fromkeys(Route, 0.0)
         self._recent: dict[Route, deque[float]] = {route: deque(maxlen=RECENT) for route in Route}
         self._pace = 1.0
+        self.in_force = 1.0
         self._token: AccessToken | None = None
         self._lock = threading.Lock()
 
@@ -99,7 +101,7 @@ class Calls:
 
     def _take(self, route: Route, wanted: int) -> int:
         grant = budget.take(self._runtime.db, self._buckets(route), wanted, priority=self._priority)
-        self._pace = grant.pace
+        self._pace, self.in_force = grant.pace, grant.in_force
         return grant.count
 
     def ask(self, route: Route, question: Callable[[str], T]) -> T:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Row
 from orders_backup import budget, due
 from orders_backup import db as database
 from orders_backup.accounts import journal, pairs, recovery, spool, tokens
+from orders_backup.accounts.recovery import RESTORING
 from orders_backup.accounts.spool import SealedPair
 from orders_backup.allegro import client, oauth
 from orders_backup.budget import Bucket, Priority
@@ -26,6 +27,7 @@ from orders_backup.errors import (
     AllegroLimitError,
     AllegroUnauthorizedError,
     BudgetExhaustedError,
+    ConflictError,
     InvalidRequestError,
     NotFoundError,
     TokenRefusedError,
@@ -70,13 +72,16 @@ def begin(
 
 
 def begin_again(runtime: Runtime, account_id: UUID) -> None:
-    """A new device flow for an account; only the same seller will be accepted. Orders and cursor stay."""
+    """A new device flow for an account; only the same seller will be accepted. Orders and cursor stay. Raises
+    ConflictError where its orders are coming back."""
     with database.transaction(runtime.db) as tx:
         found = tx.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id)).one_or_none()
+        _require_whole(tx, account_id)
     if found is None:
         raise NotFoundError("There is no such account.")
     authorization = _authorize(runtime)
     with database.transaction(runtime.db) as tx:
+        _require_whole(tx, account_id)
         never_connected = accounts.c.status.in_(("denied", "expired"))
         tx.execute(sa.update(accounts).values(FRESH).where(accounts.c.id == account_id))
         tx.execute(sa.update(accounts).values(status="pending").where(accounts.c.id == account_id, never_connected))
@@ -106,7 +111,9 @@ def _require_printable(name: str) -> None:
 
 
 def disconnect(tx: Connection, account_id: UUID) -> None:
-    """Forgets the tokens and stops; orders, versions and history stay, and the seller may connect again."""
+    """Forgets the tokens and stops; orders, versions and history stay, and the seller may connect again. Raises
+    ConflictError where its orders are coming back."""
+    _require_whole(tx, account_id)
     pairs.forget(tx, account_id)
     tx.execute(sa.delete(device_flows).where(device_flows.c.account_id == account_id))
     values = FRESH | {"status": "disconnected"}
@@ -138,13 +145,17 @@ def poll(runtime: Runtime, account_id: UUID) -> None:
             _end(runtime, lease, account_id, status="expired", reason="token_not_accepted")
     except BudgetExhaustedError as error:
         _again(runtime, lease, error.retry_at, error)
-    except AllegroError as error:
+    except (AllegroError, ConflictError) as error:
         _again(runtime, lease, runtime.clock.now() + RETRY, error)
 
 
 def _authorize(runtime: Runtime) -> oauth.Authorization:
     budget.take(runtime.db, [_client_bucket(runtime)], 1, priority=Priority.TOKEN)
-    return oauth.authorize_device(runtime.oauth)
+    try:
+        return oauth.authorize_device(runtime.oauth)
+    except AllegroLimitError as error:
+        budget.silence(runtime.db, _client_bucket(runtime).key, seconds=error.retry_after)
+        raise
 
 
 def _client_bucket(runtime: Runtime) -> Bucket:
@@ -219,6 +230,7 @@ def _introduce(runtime: Runtime, lease: Lease, account_id: UUID, sealed: SealedP
     with database.transaction(runtime.db) as tx:
         account = _locked(tx, account_id)
         due.fence(tx, lease, extend=runtime.settings.lease)
+        _require_whole(tx, account_id)
         _serialize_user(tx, account.user_id)
         existing = _existing(tx, account, seller_id)
         if account.seller_id not in {None, seller_id}:
@@ -274,9 +286,19 @@ def _locked(tx: Connection, account_id: UUID) -> "Row[Any]":
 
 
 def _finish(tx: Connection, account: "Row[Any]", *, status: str, reason: str, **values: Any) -> None:
-    """A flow that failed: an account that was never connected takes the status, any other keeps its own."""
+    """A flow that failed: an account that was never connected takes the status, any other keeps its own; of one whose
+    orders are coming back nothing else is told."""
+    if account.reason == RESTORING:
+        return
     kept = status if account.status == "pending" else account.status
     tx.execute(sa.update(accounts).values(status=kept, reason=reason, **values).where(accounts.c.id == account.id))
+
+
+def _require_whole(tx: Connection, account_id: UUID) -> None:
+    """Raises ConflictError while the account's orders are coming back; who asks keeps it from beginning meanwhile."""
+    query = sa.select(accounts.c.reason).where(accounts.c.id == account_id).with_for_update(key_share=True)
+    if tx.execute(query).scalar_one_or_none() == RESTORING:
+        raise ConflictError("The account's orders are coming back from its archive; try again when that is done.")
 
 
 def _existing(tx: Connection, account: "Row[Any]", seller_id: str) -> UUID | None:

@@ -17,6 +17,9 @@ from orders_backup.errors import SealedValueError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.tables import account_tokens, accounts
 
+RESTORING = "restoring"
+"""The reason of an account whose orders are coming back: nothing is asked of Allegro for it until then."""
+
 log = structlog.get_logger()
 
 
@@ -57,7 +60,10 @@ def look(runtime: Runtime, account_id: UUID, *, everywhere: bool, spare: bool = 
 
 def bring_back(runtime: Runtime, account_id: UUID) -> Recovered | None:
     """The newest pair of the journal becomes that of an account that has none, because it came back from its archive;
-    None where there is none that opens, or the account was disconnected after it. Raises StorageUnavailableError."""
+    one that has a newer one keeps it. None where there is none that opens, or the account was disconnected after it.
+    Raises StorageUnavailableError."""
+    if (found := look(runtime, account_id, everywhere=True)) is not None:
+        return found if found.outcome != "forgotten" else None
     known = journal.entries(runtime, account_id, everywhere=True)
     ended = max((one.generation for one in known if one.mark == FORGOTTEN), default=0)
     for one in sorted(known, reverse=True):
@@ -124,6 +130,7 @@ def _take_over(runtime: Runtime, account_id: UUID, before: int, one: Entry, pair
 def _forget_again(runtime: Runtime, account_id: UUID, before: int, ended: int) -> Recovered:
     with database.transaction(runtime.db) as tx:
         pairs.forget(tx, account_id, at_least=ended)
-        tx.execute(sa.update(accounts).values(status="disconnected", reason=None).where(accounts.c.id == account_id))
+        mine = (accounts.c.id == account_id) & accounts.c.reason.is_distinct_from(RESTORING)
+        tx.execute(sa.update(accounts).values(status="disconnected", reason=None).where(mine))
     log.warning("account_disconnected", account_id=str(account_id), generation=ended)
     return Recovered(account_id, "forgotten", before, ended)

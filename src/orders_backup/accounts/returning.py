@@ -15,8 +15,7 @@ from orders_backup.errors import ConflictError
 from orders_backup.runtime import Runtime
 from orders_backup.tables import accounts
 
-RESTORING = "restoring"
-"""The reason of an account whose orders are coming back: nothing is asked of Allegro for it until then."""
+RESTORING = recovery.RESTORING
 WITHOUT_LOGIN = "restored_without_login"
 
 log = structlog.get_logger()
@@ -36,8 +35,10 @@ def put_back(tx: Connection, account_id: UUID, told: Mapping[str, Any]) -> None:
         raise ConflictError("The user has connected this seller again, under another account id.") from error
 
 
-def is_known(tx: Connection, account_id: UUID) -> bool:
-    return tx.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id)).one_or_none() is not None
+def is_waiting(tx: Connection, account_id: UUID) -> bool:
+    """Whether the account's orders are coming back."""
+    query = sa.select(accounts.c.reason).where(accounts.c.id == account_id)
+    return tx.execute(query).scalar_one_or_none() == RESTORING
 
 
 def log_in(runtime: Runtime, account_id: UUID, *, status: str) -> str:
@@ -47,6 +48,9 @@ def log_in(runtime: Runtime, account_id: UUID, *, status: str) -> str:
     now = "active" if found else "disconnected" if status == "disconnected" else "reauthorization_required"
     reason = WITHOUT_LOGIN if now == "reauthorization_required" else None
     with database.transaction(runtime.db) as tx:
-        tx.execute(sa.update(accounts).values(status=now, reason=reason).where(accounts.c.id == account_id))
+        mine = accounts.c.id == account_id
+        waiting = mine & (accounts.c.reason == RESTORING)
+        tx.execute(sa.update(accounts).values(status=now, reason=reason).where(waiting))
+        now = str(tx.execute(sa.select(accounts.c.status).where(mine)).scalar_one())
     log.info("account_restored", account_id=str(account_id), status=now)
     return now

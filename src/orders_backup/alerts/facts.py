@@ -22,6 +22,8 @@ AT_ONCE = 500
 AWAY = ("Allegro did not answer", "Allegro answered", "Allegro's answer", "Allegro packed")
 """How the sentences of failures begin that are Allegro's as a whole, and not an account's (allegro/client.py)."""
 LONGEST_QUIET = timedelta(days=7)
+OBJECT = "health/alerts"
+"""By which the bucket is proven, always the same one."""
 
 Parts = dict[str, str]
 
@@ -29,7 +31,7 @@ Parts = dict[str, str]
 def parts(runtime: Runtime) -> Parts:
     """The parts beside the database that do not work, each proven by using it. No transaction is open meanwhile."""
     found = {"broker": health.look_at_broker(runtime.settings.broker_url)}
-    found["storage"] = health.look_at_storage(runtime.store)
+    found["storage"] = health.look_at_storage(runtime.store, OBJECT)
     return {name: told for name, told in found.items() if told not in {health.OK, health.NOT_SET}}
 
 

@@ -65,7 +65,7 @@ def keep_watch(runtime: Runtime, stopping: threading.Event) -> threading.Thread:
 
 def look(runtime: Runtime, memory: Memory, *, now: float) -> None:
     """One look: is the database there, and does somebody do the rounds?"""
-    found, _ = health.look_at_database(runtime)
+    found = health.look_at_database(runtime).parts
     is_away = found["database"] != health.OK
     memory.away_since = (memory.away_since or now) if is_away else None
     _tell(runtime, memory, now=now)

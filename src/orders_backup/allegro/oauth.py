@@ -19,6 +19,8 @@ T = TypeVar("T")
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 MIN_INTERVAL_SECONDS = 5.0
 """Used where Allegro names no interval (RFC 8628, 3.2)."""
+WITHIN = 12.0
+"""Seconds of a call, well inside the 60 s in which a used refresh token still works."""
 LONGEST_SECONDS = 366 * 86_400.0
 """Nothing of Allegro's lives longer than three months."""
 
@@ -82,7 +84,6 @@ def connect(
     *,
     transport: httpx.BaseTransport | None = None,
 ) -> OAuth:
-    """Every call has one deadline of 12 s, well inside the 60 s in which a used refresh token still works."""
     http = httpx.Client(
         base_url=base_url,
         auth=(client_id, client_secret),
@@ -138,7 +139,7 @@ def _seconds(value: float) -> float:
 
 def _post(oauth: OAuth, path: str, form: dict[str, str], shape: type[T]) -> T:
     try:
-        answer = answers.send(oauth.http, "POST", path, data=form)
+        answer = answers.send(oauth.http, "POST", path, within=WITHIN, data=form)
     except httpx.HTTPError as error:
         raise AllegroUnavailableError(
             f"Allegro's authorization server did not answer: {type(error).__name__}."

@@ -34,10 +34,7 @@ def close(run: Run) -> None:
     links = _steps(run, row.days_to + 1, row.number, row.head)
     key = shelf.day(run.account_id, links[0].manifest.first)
     sources = [(one, part) for one in links for part in one.manifest.parts]
-    parts = [
-        _file(run, shelf.part(key, run.lease.generation, number), some)
-        for number, some in enumerate(_grouped(sources), start=1)
-    ]
+    parts = [_file(run, shelf.part(key, number), some) for number, some in enumerate(_grouped(sources), start=1)]
     manifest = Manifest(
         account_id=run.account_id,
         first=links[0].manifest.first,
@@ -110,7 +107,7 @@ def _file(run: Run, key: str, sources: list[Source]) -> Part:
 def _remove(run: Run, manifest: Manifest) -> None:
     """What the day's files hold, too. A bucket that lets nothing be removed keeps it."""
     folder = shelf.step(run.account_id, 0).rpartition("/")[0] + "/"
-    keys = [key for key in stores.names(run.store, folder) if shelf.number(key) <= manifest.last]
+    keys = [key for key in stores.names(run.store, folder) if manifest.first <= shelf.number(key) <= manifest.last]
     try:
         stores.delete(run.store, keys)
     except StorageUnavailableError as error:

@@ -20,14 +20,13 @@ from sqlalchemy.exc import ProgrammingError
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import listing, restore, state
+from orders_backup.backups import listing, restore, signing, state
 from orders_backup.codec import Codec
 from orders_backup.errors import BackupFailedError, OrdersBackupError, SealedValueError
 from orders_backup.runtime import Runtime
 
 FOLDER = "drills/"
 PURPOSE = "drill"
-SIGNATURE = 16
 SETTLED = timedelta(minutes=10)
 """What is younger may not be in the archive yet, or be under way to it."""
 SAMPLED = 200
@@ -59,7 +58,8 @@ class Report(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """How many versions, and the sum of their hashes."""
+    """How many different documents of orders, and the sum of their hashes. Two databases of one past may have read the
+    same one at different moments: the archive has both readings, a database that was merged with it the first."""
 
     versions: int
     sum: int
@@ -91,19 +91,15 @@ def drill(runtime: Runtime, account_ids: list[UUID] | None = None, *, now: datet
 
 def signed(runtime: Runtime, report: Report) -> bytes:
     """The report, and on a line of its own its signature under ENCRYPTION_KEYS."""
-    content = msgspec.json.encode(report)
-    return content + b"\n" + runtime.vault.sign(content, purpose=PURPOSE)[:SIGNATURE].hex().encode() + b"\n"
+    return signing.signed(runtime.vault, report, purpose=PURPOSE)
 
 
 def opened(runtime: Runtime, content: bytes) -> Report:
     """Raises SealedValueError where it is not ours, or was changed."""
-    told, _, signature = content.rstrip(b"\n").rpartition(b"\n")
-    try:
-        if runtime.vault.signed(bytes.fromhex(signature.decode()) + told, purpose=PURPOSE) is not None:
-            return msgspec.json.decode(told, type=Report)
-    except (ValueError, msgspec.MsgspecError):
-        pass
-    raise SealedValueError("The report of the drill was changed, or signed with another key.")
+    report = signing.opened(runtime.vault, content, Report, purpose=PURPOSE)
+    if report is None:
+        raise SealedValueError("The report of the drill was changed, or signed with another key.")
+    return report
 
 
 def _rehearsed(runtime: Runtime, scratch: Runtime, account_id: UUID, *, now: datetime) -> tuple[list[str], int]:
@@ -150,7 +146,8 @@ def _login(runtime: Runtime, scratch: Runtime, account_id: UUID) -> Iterator[str
 
 _FINGERPRINT = sa.text("""
     SELECT count(*), coalesce(sum(('x' || left(encode(sha256, 'hex'), 15))::bit(60)::bigint), 0)
-      FROM order_versions WHERE account_id = :account AND stored_at < :before
+      FROM (SELECT DISTINCT order_id, sha256 FROM order_versions
+             WHERE account_id = :account AND stored_at < :before) v
 """)
 _WRONG_HEADS = sa.text("""
     SELECT count(*) FROM (

@@ -6,21 +6,24 @@ Nothing of it is ever on the disk here, and nothing is in memory but a few chunk
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 import zstandard
-from sqlalchemy.engine import Connection
+from psycopg import pq
+from sqlalchemy.engine import Connection, Engine
 
 from orders_backup import db as database
 from orders_backup import store as stores
-from orders_backup.backups import restore, sealing
-from orders_backup.errors import BackupDamagedError, BackupFailedError, StorageUnavailableError
+from orders_backup.backups import fit, restore, sealing, signing
+from orders_backup.errors import BackupDamagedError, BackupFailedError, SettingsError, StorageUnavailableError
 from orders_backup.runtime import Runtime
 from orders_backup.vault import Vault
 
@@ -28,7 +31,9 @@ FOLDER = "database/"
 LEVEL = 3
 CHUNK_BYTES = 1024 * 1024
 PURPOSE = "backup"
-SIGNATURE = 16
+
+_OF_LINKS = {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+"""What may be left out of the environment: no program gets elsewhere by it."""
 
 log = structlog.get_logger()
 
@@ -60,7 +65,7 @@ def create(runtime: Runtime, programs: Path, *, now: datetime) -> Dump:
         tx.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         snapshot = str(tx.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one())
         server, revision, counts = _described(tx)
-        dumped = plain.of(_dumped(runtime.settings.database_url, programs, snapshot))
+        dumped = plain.of(_dumped(runtime.db, programs, snapshot))
         stream = sealed.of(sealing.seal(key, _packed(dumped), bound_to=_bound(backup_id)))
         stores.put_stream(store, _file(backup_id), stream)
     made = Dump(
@@ -77,7 +82,7 @@ def create(runtime: Runtime, programs: Path, *, now: datetime) -> Dump:
     )
     for _ in read(runtime, made):
         pass
-    stores.put(store, _manifest(backup_id), _signed(runtime.vault, made), if_absent=True)
+    stores.put(store, _manifest(backup_id), signing.signed(runtime.vault, made, purpose=PURPOSE), if_absent=True)
     log.info("backup_created", backup_id=backup_id, bytes=made.bytes)
     return made
 
@@ -152,12 +157,16 @@ class _Counted:
             yield chunk
 
 
-def _dumped(url: str, programs: Path, snapshot: str) -> Iterator[bytes]:
+def _dumped(db: Engine, programs: Path, snapshot: str) -> Iterator[bytes]:
     """What pg_dump writes. Raises BackupFailedError where it fails, at whatever byte."""
-    command = [str(programs / "pg_dump"), "--format=custom", "--compress=0", "--no-owner", f"--snapshot={snapshot}"]
-    with subprocess.Popen(  # noqa: S603 - our own words
-        command, env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    options = ["--format=custom", "--compress=0", "--no-owner", f"--exclude-table={fit.MARK}"]
+    command = [str(programs / "pg_dump"), *options, f"--snapshot={snapshot}"]
+    with (
+        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would stop the program where it says much
+        subprocess.Popen(  # noqa: S603 - our own words
+            command, env=environment(db), stdout=subprocess.PIPE, stderr=said
+        ) as process,
+    ):
         assert process.stdout is not None  # noqa: S101 – asked for above
         try:
             while chunk := process.stdout.read(CHUNK_BYTES):
@@ -167,7 +176,7 @@ def _dumped(url: str, programs: Path, snapshot: str) -> Iterator[bytes]:
             raise
         failed = process.wait()
         if failed:
-            raise BackupFailedError(f"pg_dump: {last_line(process)}")
+            raise BackupFailedError(f"pg_dump: {last_line(said, process)}")
 
 
 def _packed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -178,24 +187,27 @@ def _packed(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield tool.flush()
 
 
-def environment(url: str) -> dict[str, str]:
-    """Where PostgreSQL is, for its own programs; the password is in no list of processes."""
-    parsed = sa.make_url(url)
-    told = {
-        "PGHOST": parsed.host,
-        "PGPORT": parsed.port,
-        "PGUSER": parsed.username,
-        "PGPASSWORD": parsed.password,
-        "PGDATABASE": parsed.database,
-        **{f"PG{name.upper()}": value for name, value in parsed.query.items() if name.startswith("ssl")},
-    }
-    return {"PATH": os.environ.get("PATH", ""), **{name: str(value) for name, value in told.items() if value}}
+def environment(db: Engine) -> dict[str, str]:
+    """Where PostgreSQL is, for its own programs, as the driver of this engine is told it: by DATABASE_URL and by the
+    variables of libpq. The password is in no list of processes. Raises SettingsError for what they cannot be told."""
+    variables = {one.keyword.decode(): (one.envvar or b"").decode() for one in pq.Conninfo.get_defaults()}
+    given = {name: str(value) for name, value in db.dialect.create_connect_args(db.url)[1].items() if name in variables}
+    if unknown := [name for name in given if not variables[name] and name not in _OF_LINKS]:
+        raise SettingsError(
+            f"pg_dump and pg_restore cannot be told {', '.join(unknown)}; leave it out of DATABASE_URL."
+        )
+    inherited = {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "PATH"}
+    told = inherited | {variables[name]: value for name, value in given.items() if variables[name]}
+    if not told.get("PGDATABASE"):
+        raise SettingsError("DATABASE_URL names no database.")
+    return told
 
 
-def last_line(process: "subprocess.Popen[bytes]") -> str:
+def last_line(said: IO[bytes], process: "subprocess.Popen[bytes]") -> str:
     """What a program said last on stderr."""
-    said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
-    return said.splitlines()[-1][:300] if said else f"it ended with {process.returncode}."
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"it ended with {process.returncode}."
 
 
 def _described(tx: Connection) -> tuple[str, str, dict[str, tuple[int, int]]]:
@@ -214,19 +226,8 @@ def counts(tx: Connection) -> dict[str, tuple[int, int]]:
     return {row[0]: (row[1], row[2]) for row in tx.execute(query)}
 
 
-def _signed(vault: Vault, dump: Dump) -> bytes:
-    """The manifest, and behind it on a line of its own the signature."""
-    content = msgspec.json.encode(dump)
-    return content + b"\n" + vault.sign(content, purpose=PURPOSE)[:SIGNATURE].hex().encode() + b"\n"
-
-
 def _opened(vault: Vault, content: bytes | None, key: str) -> Dump:
-    told, _, signature = (content or b"").rstrip(b"\n").rpartition(b"\n")
-    try:
-        is_ours = vault.signed(bytes.fromhex(signature.decode()) + told, purpose=PURPOSE) is not None
-        dump = msgspec.json.decode(told, type=Dump) if is_ours else None
-    except (ValueError, msgspec.MsgspecError):
-        dump = None
+    dump = signing.opened(vault, content or b"", Dump, purpose=PURPOSE)
     if dump is None or _manifest(dump.id) != key:
         raise BackupDamagedError(f"The manifest {key} is not ours, or was changed.")
     return dump

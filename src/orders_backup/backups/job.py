@@ -20,7 +20,13 @@ from orders_backup.backups import run as runs
 from orders_backup.backups.manifests import Manifest
 from orders_backup.backups.reading import Position
 from orders_backup.backups.run import Run
-from orders_backup.errors import BackupDamagedError, StoppingError, StorageUnavailableError
+from orders_backup.errors import (
+    BackupDamagedError,
+    DatabaseUnfinishedError,
+    OrdersBackupError,
+    StoppingError,
+    StorageUnavailableError,
+)
 from orders_backup.runtime import Runtime
 from orders_backup.tables import archives
 
@@ -28,6 +34,8 @@ STEP_RECORDS = 50_000
 SLICE_SECONDS = 60.0
 FIRST_BACK_OFF = timedelta(seconds=5)
 LAST_BACK_OFF = timedelta(minutes=2)
+DAMAGED_AGAIN = timedelta(hours=1)
+"""A day of which something is damaged is read again after so long, where nothing new comes before."""
 
 log = structlog.get_logger()
 
@@ -58,21 +66,37 @@ def work(
     if runtime.store is None:
         _settle(runtime, lease, due_in=None)
         return
-    began, has_more = time.monotonic(), True
+    began, has_more, damage = time.monotonic(), True, None
     run = Run(runtime, runtime.store, lease, sign)
     try:
         runs.finish_pending(run)
         runs.caught_up(run)
         while has_more and time.monotonic() - began <= slice_seconds:
-            days.close(run)
+            damage = damage or _closed(run)
             has_more = _step(run, step_records)
-        _settle(runtime, lease, due_in=timedelta(0) if has_more else None)
+        if damage is None:
+            _settle(runtime, lease, due_in=timedelta(0) if has_more else None)
+        else:
+            _postpone(runtime, lease, damage, timedelta(0) if has_more else DAMAGED_AGAIN)
     except StoppingError:
         _settle(runtime, lease, due_in=timedelta(0))
-    except (StorageUnavailableError, BackupDamagedError) as error:
-        wait = min(FIRST_BACK_OFF * 2 ** min(lease.failures, 10), LAST_BACK_OFF)
-        _settle(runtime, lease, due_in=wait, failures=lease.failures + 1, last_error=str(error))
-        log.warning("archive_postponed", account_id=str(account_id), failures=lease.failures + 1, code=error.code)
+    except (StorageUnavailableError, BackupDamagedError, DatabaseUnfinishedError) as error:
+        _postpone(runtime, lease, error, min(FIRST_BACK_OFF * 2 ** min(lease.failures, 10), LAST_BACK_OFF))
+
+
+def _closed(run: Run) -> BackupDamagedError | None:
+    """Puts a day that is over together; a damage there does not keep what is new out of the bucket."""
+    try:
+        days.close(run)
+    except BackupDamagedError as error:
+        return error
+    return None
+
+
+def _postpone(runtime: Runtime, lease: due.Lease, error: OrdersBackupError, wait: timedelta) -> None:
+    _settle(runtime, lease, due_in=wait, failures=lease.failures + 1, last_error=str(error))
+    account_id = str(lease.key["account_id"])
+    log.warning("archive_postponed", account_id=account_id, failures=lease.failures + 1, code=error.code)
 
 
 def _step(run: Run, most: int) -> bool:
@@ -90,8 +114,7 @@ def _step(run: Run, most: int) -> bool:
     key = shelf.step(run.account_id, row.number + 1)
     parts = []
     if first:
-        file = shelf.part(key, run.lease.generation)
-        parts = [shelf.put(run.store, file, _chained(first, lines), counted=new.counts, alive=run.alive)]
+        parts = [shelf.put(run.store, shelf.part(key), _chained(first, lines), counted=new.counts, alive=run.alive)]
     manifest = Manifest(
         account_id=run.account_id,
         first=row.number + 1,

@@ -82,14 +82,14 @@ def link(content: bytes) -> Link:
         raise BackupDamagedError(f"A manifest cannot be read: {type(error).__name__}.") from None
 
 
-def chain(account_id: UUID, days: Iterable[bytes], steps: Iterable[bytes]) -> list[Link]:
-    """The manifests to read one after the other: days, then the steps that no day holds yet. Raises BackupDamagedError
-    where the chain is broken."""
+def chain(account_id: UUID, days: Iterable[bytes], steps: Iterable[bytes], *, first: int = 1) -> list[Link]:
+    """The manifests to read one after the other: days, then the steps that no day holds yet. `first`: the step with
+    which the chain begins. Raises BackupDamagedError where the chain is broken."""
     found_days = sorted((link(content) for content in days), key=lambda one: one.manifest.first)
     found_steps = sorted((link(content) for content in steps), key=lambda one: one.manifest.first)
-    reached = found_days[-1].manifest.last if found_days else 0
+    reached = found_days[-1].manifest.last if found_days else first - 1
     open_steps = [one for one in found_steps if one.manifest.first > reached]
-    require_links(found_days, before=None, after=0)
+    require_links(found_days, before=None, after=first - 1)
     require_links(open_steps, before=found_days[-1].manifest.last_step if found_days else None, after=reached)
     whole = [*found_days, *open_steps]
     for one in whole:

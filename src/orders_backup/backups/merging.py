@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from orders_backup.allegro.wire import Event as JournalEvent
-from orders_backup.backups import records
+from orders_backup.backups import records, state
 from orders_backup.backups.records import Record
 from orders_backup.codec import Codec
 from orders_backup.orders import archive, changes, extras, restoring
@@ -37,6 +37,9 @@ def add(tx: Connection, codec: Codec, account_id: UUID, batch: Batch) -> int:
     is stored twice, and nobody is told. How many versions were missing."""
     readings = [changes.read(record.read_at, body) for record, body in _of(batch, records.Version)]
     recorded = archive.record(tx, codec, account_id, readings, cause=CAUSE)
+    added = recorded.inserted + recorded.updated
+    if restoring.versions_told(tx, account_id) > added:  # bytes that return after a late reading are in no archive
+        state.again(tx, account_id)
     events = [
         JournalEvent(record.event_id, record.event_type, record.occurred_at, record.order_id, [], body)
         for record, body in _of(batch, records.Event)
@@ -51,7 +54,7 @@ def add(tx: Connection, codec: Codec, account_id: UUID, batch: Batch) -> int:
     restoring.unreadable(tx, account_id, unreadable, is_empty=False)
     restoring.mark(tx, account_id, [_state(one) for one, _ in _of(batch, records.State)])
     restoring.untold(tx, account_id)
-    return recorded.inserted + recorded.updated
+    return added
 
 
 def _of(batch: Batch, kind: type[Kind]) -> list[tuple[Kind, bytes]]:

@@ -5,24 +5,30 @@ the change feed is (orders/feed.py); so nothing can appear before the position a
 transactions of ours fit together.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+import structlog
+import zstandard
 from psycopg.rows import namedtuple_row
 from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
-from orders_backup.backups import records
+from orders_backup.backups import fit, records
+from orders_backup.backups.records import Record
 from orders_backup.codec import Codec
 
 PAGE_ROWS = 2000
 PAGE_BYTES = 8 * 1024 * 1024
-"""A page ends after so many compressed bytes: a few documents may be very large."""
+"""A page ends after documents of so many bytes: a few may be very large."""
 FETCHED_AT_ONCE = 200
+
+log = structlog.get_logger()
 
 Position = list[Any]
 """The last row that was read: its transaction and its key."""
@@ -37,13 +43,13 @@ _BESIDE = [
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One table to follow, as `t` in its query. `key`: its order within a transaction, as SQL with its type and the
-    name in a row; `start`: before the first."""
+    name in a row; `start`: before the first; `record`: of a row and its document, None where nothing is left of it."""
 
     name: str
     key: tuple[tuple[str, str, str], ...]
     start: tuple[Any, ...]
     query: str
-    lines: Callable[[Connection, Codec, Any], bytes]
+    record: Callable[[Any, bytes | None], Record | None]
     transaction: str = "t.xid"
 
 
@@ -73,20 +79,47 @@ def page(
     below: int,
     most: int = PAGE_ROWS,
 ) -> Page:
-    """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself."""
+    """The next rows of a stream; None: from the beginning. Once all is read the position is the horizon itself. Raises
+    DatabaseUnfinishedError where the position is of another cluster."""
     place = after or [0, *stream.start]
+    fit.require_reached(place[0], below=below)
     values = {"account": account_id, "below": str(below), "most": most + 1, "xid": str(place[0])}
     values |= {f"key{number}": value for number, value in enumerate(place[1:])}
     rows, is_cut = _rows(tx, _statement(stream), values)
     has_more = is_cut or len(rows) > most
     rows = rows[:most]
-    found = [stream.lines(tx, codec, row) for row in rows]
+    found = list(_records(tx, codec, account_id, stream, rows))
     last = rows[-1] if rows else None
-    reached = [max(below, place[0]), *stream.start]
+    reached = [below, *stream.start]
     if has_more and last is not None:
         reached = [last.xid, *(getattr(last, name) for _, _, name in stream.key)]
-    kinds = Counter("version" if getattr(row, "read_at", None) and stream is CHANGES else stream.name for row in rows)
-    return Page(found, reached, has_more, kinds)
+    kinds = Counter(str(record.__struct_config__.tag) for record, _ in found)
+    return Page([records.lines(*one) for one in found], reached, has_more, kinds)
+
+
+def _records(
+    tx: Connection, codec: Codec, account_id: UUID, stream: Stream, rows: Sequence[Any]
+) -> Iterator[tuple[Record, bytes | None]]:
+    """What the archive is told of these rows. A document that is not what its SHA-256 tells would spoil a restore, and
+    must keep no other out: it is left out, and said."""
+    for row in rows:
+        body = _document(tx, codec, row)
+        if body is None and row.body is not None:
+            order_id = getattr(row, "order_id", None)
+            log.error("archive_document_refused", account_id=str(account_id), kind=stream.name, order_id=order_id)
+        if (record := stream.record(row, body)) is not None:
+            yield record, body
+
+
+def _document(tx: Connection, codec: Codec, row: Any) -> bytes | None:
+    """The document of a row; None where there is none, or not the one that was stored."""
+    if row.body is None:
+        return None
+    try:
+        body: bytes = codec.decompress(tx, row.dictionary_id, row.body) if hasattr(row, "dictionary_id") else row.body
+    except zstandard.ZstdError:
+        return None
+    return body if getattr(row, "sha256", None) in {None, hashlib.sha256(body).digest()} else None
 
 
 def _statement(stream: Stream) -> str:
@@ -106,16 +139,16 @@ def _rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> tuple[Se
         cursor.execute(statement, values, binary=True)
         while some := cursor.fetchmany(FETCHED_AT_ONCE):
             found += some
-            size += sum(len(row.body or b"") for row in some)
+            size += sum(getattr(row, "size", None) or len(row.body or b"") for row in some)
             if size > PAGE_BYTES:
                 return found, True
     return found, False
 
 
-def _version(tx: Connection, codec: Codec, row: Any) -> bytes:
-    if row.size is None:
-        return records.lines(records.Change(row.order_id, row.version, row.kinds, row.cause, row.stored_at))
-    record = records.Version(
+def _version(row: Any, body: bytes | None) -> Record:
+    if body is None:
+        return records.Change(row.order_id, row.version, row.kinds, row.cause, row.stored_at)
+    return records.Version(
         order_id=row.order_id,
         version=row.version,
         read_at=row.read_at,
@@ -126,12 +159,12 @@ def _version(tx: Connection, codec: Codec, row: Any) -> bytes:
         size=row.size,
         replaced_seen_at=row.replaced_seen_at,
     )
-    return records.lines(record, codec.decompress(tx, row.dictionary_id, row.body))
 
 
-def _event(tx: Connection, codec: Codec, row: Any) -> bytes:
-    body = codec.decompress(tx, row.dictionary_id, row.body)
-    record = records.Event(
+def _event(row: Any, body: bytes | None) -> Record | None:
+    if body is None:
+        return None
+    return records.Event(
         event_id=row.event_id,
         stored_at=row.stored_at,
         size=len(body),
@@ -140,11 +173,12 @@ def _event(tx: Connection, codec: Codec, row: Any) -> bytes:
         occurred_at=row.occurred_at,
         processed_at=row.processed_at,
     )
-    return records.lines(record, body)
 
 
-def _extra(tx: Connection, codec: Codec, row: Any) -> bytes:
-    record = records.Extra(
+def _extra(row: Any, body: bytes | None) -> Record | None:
+    if body is None:
+        return None
+    return records.Extra(
         kind=row.kind,
         document_id=row.document_id,
         version=row.version,
@@ -155,25 +189,25 @@ def _extra(tx: Connection, codec: Codec, row: Any) -> bytes:
         found=bool(row.found),
         order_id=row.order_id,
     )
-    return records.lines(record, codec.decompress(tx, row.dictionary_id, row.body))
 
 
-def _unreadable(_tx: Connection, _codec: Codec, row: Any) -> bytes:
-    record = records.Unreadable(
+def _unreadable(row: Any, body: bytes | None) -> Record | None:
+    if body is None:
+        return None
+    return records.Unreadable(
         sha256=row.sha256.hex(),
         read_at=row.read_at,
         readings=row.readings,
-        size=len(row.body),
+        size=len(body),
         last_read_at=row.last_read_at,
         last_error=row.last_error,
         acknowledged_at=row.acknowledged_at,
         acknowledged_reason=row.acknowledged_reason,
     )
-    return records.lines(record, row.body)
 
 
-def _state(_tx: Connection, _codec: Codec, row: Any) -> bytes:
-    return records.lines(records.State(row.order_id, row.gone_at, row.superseded_by))
+def _state(row: Any, _: bytes | None) -> Record:
+    return records.State(row.order_id, row.gone_at, row.superseded_by)
 
 
 CHANGES = Stream(

@@ -6,10 +6,11 @@ after a crash goes on there; what was given twice is there once.
 
 import hashlib
 import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
@@ -39,7 +40,7 @@ Batch = list[tuple[Record, bytes]]
 class Progress:
     """How far an account is. `phase`: `proof`, `bytes`, `heads`, `login` or `finished`; `done` of `of`: files that are
     proven, records that are here, versions of which heads are made. `status`: of the account, once finished; `added`:
-    versions that the account lacked, where it had orders."""
+    versions that the account lacked, where it had orders; `refused`: documents left out that do not fit their hash."""
 
     account_id: UUID
     phase: str
@@ -48,6 +49,7 @@ class Progress:
     seconds: float
     status: str | None = None
     added: int | None = None
+    refused: int = 0
 
     @property
     def eta_seconds(self) -> float | None:
@@ -63,6 +65,8 @@ class Source:
     store: Store
     account_id: UUID
     links: list[Link]
+    refused: list[Record] = field(default_factory=list)
+    """What was left out, because it is not what it should be."""
 
     def count(self, *kinds: str) -> int:
         counts = [one.manifest.counts for one in self.links]
@@ -75,10 +79,21 @@ def restore(runtime: Runtime, account_id: UUID, *, into_existing: bool = False) 
     found = source(runtime, account_id)
     if not found.links:
         raise NotFoundError(f"There is no archive of account {account_id} in the bucket.")
+    try:
+        yield from _brought_back(found, into_existing=into_existing)
+    except BackupDamagedError:
+        again = source(runtime, account_id)
+        if again.links == found.links:
+            raise
+        yield from _brought_back(again, into_existing=into_existing)  # its steps became a day meanwhile
+
+
+def _brought_back(found: Source, *, into_existing: bool) -> Iterator[Progress]:
+    runtime, account_id = found.runtime, found.account_id
     with database.transaction(runtime.db) as tx:
-        is_known, mark = returning.is_known(tx, account_id), progress.get(tx, account_id)
+        is_waiting, mark = returning.is_waiting(tx, account_id), progress.get(tx, account_id)
         has_orders = restoring.holds_orders(tx, account_id)
-    goes_on = mark is not None and mark.phase != "finished" and is_known
+    goes_on = mark is not None and mark.phase != "finished" and is_waiting
     if has_orders and not goes_on and not into_existing:
         raise ConflictError(f"Account {account_id} has orders here; say --into-existing to add what it lacks.")
     yield from _proven(found)
@@ -93,7 +108,7 @@ def restore(runtime: Runtime, account_id: UUID, *, into_existing: bool = False) 
     yield _logged_in(found)
 
 
-def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Iterator[Progress]:
+def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Generator[Progress, None, None]:
     """Every account of the bucket, two at a time: while one waits for PostgreSQL the other unpacks. One that came back
     before and is here is left as it is. Raises what `restore` raises: before anything is written where an account has
     orders here, and after all others are done where an archive is damaged."""
@@ -107,18 +122,25 @@ def restore_all(runtime: Runtime, *, into_existing: bool = False) -> Iterator[Pr
         if into_existing or mark is None or mark.phase != "finished":
             wanted.append(account_id)
     told: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    is_over = threading.Event()
 
     def one(account_id: UUID) -> None:
         try:
             for progress_ in restore(runtime, account_id, into_existing=into_existing):
                 told.put(progress_)
+                if is_over.is_set():
+                    return
         finally:
             told.put(None)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = [pool.submit(one, account_id) for account_id in wanted]
-        for _ in wanted:
-            yield from iter(told.get, None)
+        try:
+            for _ in wanted:
+                yield from iter(told.get, None)
+        finally:
+            is_over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
     for future in ended:
         future.result()
 
@@ -139,6 +161,8 @@ def source(runtime: Runtime, account_id: UUID) -> Source:
 def records_of(source: Source) -> Iterator[tuple[Record, bytes]]:
     """Every record with its document. Raises BackupDamagedError where one is not what was stored."""
     for _, _, batch in _batches(source, after=None):
+        if source.refused:
+            raise BackupDamagedError("A document of the archive does not have the SHA-256 that its record tells.")
         yield from batch
 
 
@@ -205,7 +229,7 @@ def _logged_in(source: Source) -> Progress:
         progress.finish(tx, account_id)
     log.info("restore_finished", account_id=str(account_id), versions=source.count("version"))
     total = source.count()
-    return Progress(account_id, "finished", total, total, 0, status=status)
+    return Progress(account_id, "finished", total, total, 0, status=status, refused=len(source.refused))
 
 
 def _merged(source: Source) -> Iterator[Progress]:
@@ -217,8 +241,11 @@ def _merged(source: Source) -> Iterator[Progress]:
             added += merging.add(tx, runtime.codec, account_id, batch)
         done += len(batch)
         yield Progress(account_id, "bytes", done, of, time.monotonic() - began)
+    with database.transaction(runtime.db) as tx:
+        restoring.tidy(tx, account_id)
     log.info("restore_merged", account_id=str(account_id), versions=source.count("version"), added=added)
-    yield Progress(account_id, "finished", of, of, time.monotonic() - began, added=added)
+    refused = len(source.refused)
+    yield Progress(account_id, "finished", of, of, time.monotonic() - began, added=added, refused=refused)
 
 
 def _batches(source: Source, *, after: Mark | None) -> Iterator[tuple[str, int, Batch]]:
@@ -234,20 +261,28 @@ def _batches(source: Source, *, after: Mark | None) -> Iterator[tuple[str, int, 
             end += 1
             if end <= skipped:
                 continue
-            _check(record, body)
-            batch.append((record, body))
-            size += len(body)
+            if (sound := _sound(source, record, body)) is not None:
+                batch.append(sound)
+                size += len(body)
             if len(batch) >= BATCH_RECORDS or size >= BATCH_BYTES:
                 yield part.name, end, batch
                 batch, size = Batch(), 0
-        if batch:
+        if batch or source.refused:
             yield part.name, end, batch
 
 
-def _check(record: Record, body: bytes) -> None:
+def _sound(source: Source, record: Record, body: bytes) -> tuple[Record, bytes] | None:
+    """The record with its document. Of one that is not what its SHA-256 tells (the file is what was stored) nothing is
+    left but, of a version, what the feed told; it keeps no other record from coming back."""
     sha256 = getattr(record, "sha256", None)
-    if sha256 is not None and digest(body) != sha256:
-        raise BackupDamagedError("A document of the archive does not have the SHA-256 that its record tells.")
+    if sha256 is None or digest(body) == sha256:
+        return record, body
+    source.refused.append(record)
+    order_id, kind = getattr(record, "order_id", None), str(record.__struct_config__.tag)
+    log.error("restore_document_refused", account_id=str(source.account_id), kind=kind, order_id=order_id)
+    if not isinstance(record, records.Version):
+        return None
+    return records.Change(record.order_id, record.version, record.kinds, record.cause, record.stored_at), b""
 
 
 def digest(body: bytes) -> str:

@@ -93,9 +93,12 @@ def caught_up(run: Run) -> Archive:
     if all(stores.get(run.store, key) is None for key in keys):
         return row
     links = shelf.chain(run.store, run.account_id)
+    values = reached(links)
+    if links[0].manifest.first > row.number:  # begun anew by another database: nothing of this one is in it yet
+        values |= {"position": {}, "cursor_xid": 0}
     with database.transaction(run.runtime.db) as tx:
         due.fence(tx, run.lease, extend=LEASE)
-        state.advance(tx, run.lease, reached(links))
+        state.advance(tx, run.lease, values)
     log.error("archive_ahead_found", account_id=str(run.account_id), here=row.number, there=links[-1].manifest.last)
     return run.row()
 
@@ -107,6 +110,6 @@ def reached(links: list[Link]) -> dict[str, Any]:
         "number": last.manifest.last,
         "head": last.manifest.last_step or last.sha256,
         "made_at": last.manifest.made_at,
-        "days_to": days[-1].manifest.last if days else 0,
+        "days_to": days[-1].manifest.last if days else links[0].manifest.first - 1,
         "days_head": days[-1].sha256 if days else None,
     }

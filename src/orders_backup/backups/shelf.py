@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import zstandard
 
@@ -30,9 +30,16 @@ def day(account_id: UUID, first: int) -> str:
     return f"{ROOT}{account_id}/days/{first:010}.json"
 
 
-def part(manifest_key: str, generation: int, number: int = 1) -> str:
-    """The key of a file. It carries the lease's generation: whoever wakes up late overwrites nothing."""
-    return f"{manifest_key.removesuffix('.json')}-{generation}-{number:03}.jsonl.zst"
+def anew(account_id: UUID, first: int) -> str:
+    """The key of the object that says that a chain of its own begins with this step; what is before it counts no
+    more."""
+    return f"{ROOT}{account_id}/chains/{first:010}.json"
+
+
+def part(manifest_key: str, number: int = 1) -> str:
+    """The key of a file, which nobody else ever takes: whoever wakes up late overwrites nothing, nor does another
+    database of the same past."""
+    return f"{manifest_key.removesuffix('.json')}-{uuid4().hex[:8]}-{number:03}.jsonl.zst"
 
 
 def accounts(store: Store) -> list[UUID]:
@@ -48,14 +55,20 @@ def accounts(store: Store) -> list[UUID]:
 
 def chain(store: Store, account_id: UUID) -> list[Link]:
     """Every manifest to read, proven to be a chain; none: there is no archive. Raises BackupDamagedError."""
-    days = [_content(store, key) for key in _manifests(store, account_id, "days")]
-    reached = max((manifests.link(content).manifest.last for content in days), default=0)
+    first = max((number(key) for key in _manifests(store, account_id, "chains")), default=1)
+    days = [_content(store, key) for key in _manifests(store, account_id, "days") if number(key) >= first]
+    reached = max((manifests.link(content).manifest.last for content in days), default=first - 1)
     keys = [key for key in _manifests(store, account_id, "steps") if number(key) > reached]
-    return manifests.chain(account_id, days, [_content(store, key) for key in keys])
+    return manifests.chain(account_id, days, [_content(store, key) for key in keys], first=first)
+
+
+def last(store: Store, account_id: UUID) -> int:
+    """The highest number that anything of this archive carries, be it sound or not."""
+    return max((number(key) for key in stores.names(store, f"{ROOT}{account_id}/")), default=0)
 
 
 def number(step_key: str) -> int:
-    """Which step this manifest or file is of."""
+    """With which step this manifest or file begins."""
     digits = step_key.rpartition("/")[2][:10]
     return int(digits) if digits.isdigit() else 0
 

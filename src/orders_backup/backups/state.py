@@ -1,5 +1,6 @@
 """The SQL of the archives; this module alone writes `archives`, but for the claimable columns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,6 +39,7 @@ class Archive:
     pending_values: dict[str, Any] | None
 
 
+_NOTHING_PENDING: dict[str, Any] = {"pending_key": None, "pending": None, "pending_values": sa.null()}
 _COLUMNS = [archives.c[name] for name in Archive.__dataclass_fields__]
 _MARK = """md5(ROW(a.user_id, a.name, a.status, a.seller_id, a.seller_login, a.sync_interval_seconds, a.paused,
                    a.extras, a.forgotten_generation, a.connected_at)::text)"""
@@ -52,9 +54,10 @@ _BEGIN = sa.text("""
 _WAKE = sa.text(f"""
     WITH news AS (
         SELECT k.account_id FROM archives k JOIN accounts a ON a.id = k.account_id
-         WHERE k.due_at IS NULL AND a.reason IS DISTINCT FROM :restoring AND (
+         WHERE (k.due_at IS NULL OR k.due_at > clock_timestamp() + interval '5 minutes')
+           AND a.reason IS DISTINCT FROM :restoring AND (
                k.account_mark IS DISTINCT FROM {_MARK}
-            OR (k.number > k.days_to AND k.made_at < date_trunc('day', clock_timestamp(), 'UTC'))
+            OR (k.due_at IS NULL AND k.number > k.days_to AND k.made_at < date_trunc('day', clock_timestamp(), 'UTC'))
             OR EXISTS (SELECT FROM order_changes t WHERE t.account_id = a.id AND t.xid >= k.cursor_xid)
             OR EXISTS (SELECT FROM order_events t WHERE t.account_id = a.id AND t.xid >= k.cursor_xid)
             OR EXISTS (SELECT FROM order_extra_versions t WHERE t.account_id = a.id AND t.xid >= k.cursor_xid)
@@ -62,14 +65,16 @@ _WAKE = sa.text(f"""
             OR EXISTS (SELECT FROM orders t WHERE t.account_id = a.id AND t.state_xid >= k.cursor_xid))
            FOR UPDATE OF k SKIP LOCKED)
     UPDATE archives k
-       SET due_at = greatest(clock_timestamp(), k.made_at + make_interval(secs => :every)), rung_at = NULL
+       SET due_at = least(greatest(clock_timestamp(), k.made_at + make_interval(secs => :every)),
+                          clock_timestamp() + make_interval(secs => :every)),  -- whatever clock told made_at
+           rung_at = NULL
       FROM news WHERE k.account_id = news.account_id
 """)
 
 
 def wake(tx: Connection) -> None:
-    """Makes due the archives of accounts of which something is new, or a day is over; a look into an index for each
-    where nothing is."""
+    """Makes due the archives of accounts of which something is new, also those that wait long because a day cannot be
+    put together, or a day is over; a look into an index for each where nothing is."""
     tx.execute(_BEGIN, {"restoring": RESTORING})
     tx.execute(_WAKE, {"restoring": RESTORING, "every": EVERY_SECONDS})
 
@@ -115,16 +120,52 @@ def advance(tx: Connection, lease: due.Lease, values: dict[str, Any]) -> None:
         told["cursor_xid"] = sa.cast(sa.cast(sa.literal(str(cursor)), sa.Text), archives.c.cursor_xid.type)
     if (made_at := told.get("made_at")) is not None:
         told["made_at"] = datetime.fromisoformat(made_at) if isinstance(made_at, str) else made_at
-    cleared = {"pending_key": None, "pending": None, "pending_values": sa.null()}
-    tx.execute(sa.update(archives).values(**told, **cleared).where(*_is(lease)))
+    tx.execute(sa.update(archives).values(**told, **_NOTHING_PENDING).where(*_is(lease)))
 
 
 def renumber(tx: Connection) -> None:
-    """After all rows were moved before transaction 3: those that the archives hold are of 1, the others of 2."""
+    """After all rows were moved before transaction 3: those that the archives hold are of 1, the others of 2. What was
+    pending would bring the old cluster's position back; a manifest that was put is found in the bucket."""
     begun = archives.c.cursor_xid > sa.text("'0'::xid8")
     values = {"position": _after_restored(), "cursor_xid": sa.text("'2'::xid8")}
     tx.execute(sa.update(archives).values(position={}).where(~begun))
     tx.execute(sa.update(archives).values(values).where(begun))
+    tx.execute(sa.update(archives).values(_NOTHING_PENDING))
+
+
+def again(tx: Connection, account_id: UUID) -> None:
+    """All of an account goes into its archive once more. Who is writing it now has lost it, and what he was about to
+    put counts only where it is in the bucket."""
+    values = {"position": {}, "cursor_xid": sa.text("'0'::xid8")}
+    mine = archives.c.account_id == account_id
+    begins_anew = sa.func.coalesce(archives.c.pending_key, "").contains("/chains/")  # then all of it goes there anyway
+    tx.execute(sa.update(archives).values(**values, **_taken_away(), **_NOTHING_PENDING).where(mine, ~begins_anew))
+
+
+def begin_anew(tx: Connection, account_id: UUID, *, seen: int, key: Callable[[int], str]) -> int | None:
+    """A chain of its own begins, whoever is writing now; which step is its first. None: there is no archive. `seen`:
+    the highest number in the bucket; `key`: of the object that says where a chain begins."""
+    mine = archives.c.account_id == account_id
+    number = tx.execute(sa.select(archives.c.number).where(mine).with_for_update()).scalar_one_or_none()
+    if number is None:
+        return None
+    first = int(max(number, seen)) + 2  # the next one may be on its way
+    values = {"number": first - 1, "days_to": first - 1, "position": {}, "cursor_xid": 0, "versions": 0}
+    values |= dict.fromkeys(("head", "days_head", "made_at", "account_mark"))
+    pending = {"pending_key": key(first), "pending": b'{"first": %d}\n' % first, "pending_values": values}
+    tx.execute(sa.update(archives).values(**pending, **_taken_away()).where(mine))
+    return first
+
+
+def _taken_away() -> dict[str, Any]:
+    """From whoever writes an archive now; it is due for the next."""
+    lost = {"lease_generation": archives.c.lease_generation + 1, "leased_until": None, "rung_at": None}
+    return {**lost, "due_at": sa.func.clock_timestamp()}
+
+
+def everything_again(tx: Connection) -> None:
+    """All that is here goes into the archives once more, since nobody knows what of it they hold."""
+    tx.execute(sa.update(archives).values(position={}, cursor_xid=sa.text("'0'::xid8")))
 
 
 def _after_restored() -> dict[str, Position]:

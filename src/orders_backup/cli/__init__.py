@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orders_backup.cli import accounts, alerts, backups, care, exports, keys, orders, service
+from orders_backup.cli import accounts, alerts, backups, care, exports, keys, orders, service, shared
 from orders_backup.errors import OrdersBackupError, SettingsError
 
 app = typer.Typer(
@@ -31,13 +31,17 @@ app.add_typer(alerts.alerts, name="alerts")
 
 
 def main() -> None:
-    """Runs the command; a failure we know is one sentence on stderr, exit code 2 for settings and 1 otherwise."""
+    """Runs the command; a failure we know is one sentence on stderr, exit code 2 for settings and 1 otherwise.
+    Any other is a line of the log, which tells its kind and its place."""
     try:
         app()
     except SettingsError as error:
         _fail(error, 2)
     except OrdersBackupError as error:
         _fail(error, 1)
+    except Exception as error:  # noqa: BLE001 - a traceback would show values, with buyers in them
+        shared.log_crash(error)
+        sys.exit(1)
 
 
 def _fail(error: OrdersBackupError, code: int) -> NoReturn:

@@ -41,7 +41,8 @@ def create_backup(
             now = db.clock(tx)
         made = dumps.create(runtime, postgres.find(), now=now)
         keep = retention.Keep(keep_daily, keep_weekly, keep_monthly)
-        dumps.remove(runtime, retention.spent(dumps.everything(runtime), keep))
+        spent = retention.spent(dumps.everything(runtime), keep)
+        dumps.remove(runtime, [one for one in spent if one.id != made.id])  # a clock that was ahead made newer ones
     print_rows(made, [f"{made.id}  {made.bytes} bytes of PostgreSQL {made.server}"], as_json=as_json)
 
 
@@ -54,7 +55,9 @@ def list_backups(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         found, databases = listing.archives(runtime), dumps.everything(runtime)
     lines = [f"{one.id}  {one.bytes} bytes of PostgreSQL {one.server}" for one in databases]
     lines += [
-        f"{one.account_id}  {one.name}  {one.versions} versions, {one.bytes} bytes, {one.made_at:%Y-%m-%d %H:%M}"
+        f"{one.account_id}  {one.problem}"
+        if one.made_at is None
+        else f"{one.account_id}  {one.name}  {one.versions} versions, {one.bytes} bytes, {one.made_at:%Y-%m-%d %H:%M}"
         for one in found
     ]
     print_rows({"databases": databases, "archives": found}, lines, as_json=as_json)
@@ -101,6 +104,7 @@ def restore_archives(
                 finished.append(progress)
     lines = [
         f"{one.account_id}  {one.status or f'{one.added} versions added'}, {one.of} records in the archive"
+        + (f", {one.refused} DOCUMENTS LEFT OUT that are not what their SHA-256 tells" if one.refused else "")
         for one in finished
     ]
     print_rows(finished, lines or ["Everything is here already."], as_json=as_json)
@@ -134,17 +138,43 @@ def restore_database(
     backup_id: Annotated[str | None, typer.Option(help="As `backup list` prints it; else the newest.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Fill the empty database of DATABASE_URL from a backup. Let nothing else of the service run meanwhile."""
-    from orders_backup.backups import dumps, refill
+    """Fill the empty database of DATABASE_URL from a backup, or go on with that. Let nothing else of the service run
+    meanwhile."""
+    from orders_backup import db
+    from orders_backup.backups import dumps, fit, refill
     from orders_backup.local import postgres
 
     with opened(data_dir) as runtime:
+        with db.transaction(runtime.db) as tx:
+            backup_id = backup_id or fit.begun(tx)
         ids = [one for one in dumps.ids(runtime) if backup_id in {None, one}]
         if not ids:
             raise InvalidRequestError(f"There is no backup {backup_id or ''} in the bucket.")
         found = dumps.get(runtime, ids[0])
         refill.refill(runtime, postgres.find(), found)
     typer.echo(f"{found.id} restored, made {found.made_at:%Y-%m-%d %H:%M:%S}.")
+
+
+@backups.command("begin-anew", epilog="Example: orders-backup backup begin-anew --account-id 6b1f…")
+def begin_anew(account_id: Annotated[uuid.UUID, typer.Option(help="Whose archive.")], data_dir: DataDir = None) -> None:
+    """Begin the archive of an account anew: for one that is damaged, or lies in another bucket than before. What is in
+    the database goes into it once more; what lies there stays, and counts no more."""
+    from orders_backup.backups import anew
+
+    with acting(data_dir, "begin_archive_anew", account_id=account_id) as runtime:
+        first = anew.begin(runtime, account_id)
+    typer.echo(f"The archive of {account_id} begins anew with step {first}.")
+
+
+@backups.command("finish-restore", epilog="Example: orders-backup backup finish-restore")
+def finish_restore(data_dir: DataDir = None) -> None:
+    """Make a database that was restored by other means (to a point in time, or by pg_restore) ready to be worked on.
+    Give it once, before anything of the service starts."""
+    from orders_backup.backups import refill
+
+    with opened(data_dir) as runtime:
+        refill.finish(runtime)
+    typer.echo("The database is ready.")
 
 
 class _Told:

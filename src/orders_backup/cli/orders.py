@@ -72,7 +72,8 @@ def _print_certificate(found: "Certificate") -> None:
         typer.echo(f"All of the year order by order: {found.ids_checked_at:%Y-%m-%d %H:%M:%S} UTC")
     for window in found.windows:
         span = f"{window.window_from:%Y-%m-%d} – {window.window_to:%Y-%m-%d}"
-        counts = f"listed {window.listed}, stored {window.stored}, missing {window.missing}"
+        names = ("listed", "stored", "missing", "superseded", "set_aside", "beyond_reach", "unlisted")
+        counts = ", ".join(f"{name.replace('_', ' ')} {_count(getattr(window, name))}" for name in names)
         status = f"{window.status} by {window.method}" if window.status == "verified" else window.status
         typer.echo(f"  {span}  {status}: {counts}" + (f" ({window.note})" if window.note else ""))
     typer.echo(f"Listed {found.listed}, stored {found.stored}, missing {found.missing}, set aside {found.set_aside}.")
@@ -80,6 +81,10 @@ def _print_certificate(found: "Certificate") -> None:
     typer.echo(f"Kept: {found.orders} orders in {found.versions} versions.")
     for one in found.discoveries:
         typer.echo(f"Caught by {one.net} in 30 days: {one.orders} {one.what}, last on {one.last_on}")
+
+
+def _count(found: int | None) -> str:
+    return "unknown" if found is None else str(found)
 
 
 def instant(text: str | None, option: str) -> datetime | None:

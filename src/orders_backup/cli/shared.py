@@ -70,6 +70,16 @@ def log_to_stderr() -> None:
     log.configure(log_format="console", level="WARNING", stream=sys.stderr)
 
 
+def log_crash(error: Exception) -> None:
+    """A failure that nobody foresaw, as every process tells of one."""
+    import structlog
+
+    from orders_backup import log
+
+    log_to_stderr()
+    structlog.get_logger().critical("process_crashed", **log.told(error))
+
+
 def print_json(value: object) -> None:
     import msgspec
 

@@ -151,9 +151,11 @@ def without_password(url: str) -> str:
 
 def migrate(settings: Settings) -> None:
     from orders_backup import db  # noqa: PLC0415 - SQLAlchemy loads while nothing is wanted of it by other commands
+    from orders_backup.backups import fit  # noqa: PLC0415
 
     engine = db.connect(settings.database_url, pool_size=1, application_name="orders-backup up")
     try:
+        fit.require(engine)
         db.migrate(engine)
     finally:
         engine.dispose()

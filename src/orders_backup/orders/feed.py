@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup.codec import Codec
+from orders_backup.errors import InvalidRequestError
 from orders_backup.orders.shapes import Change, ChangeWithOrder, document
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -46,15 +47,38 @@ ORDER BY c.xid, c.seq LIMIT %(limit)s::int
 """
 
 
+_NEWEST = sa.text("""
+SELECT CAST(CAST(xid AS text) AS bigint), seq FROM order_changes
+ WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY order_changes.xid DESC, seq DESC LIMIT 1
+""")
+
+
+def newest(tx: Connection) -> Position:
+    """The last change of all that nothing can appear before any more. It is on disk, as its transaction is: a horizon
+    is not, for a server that crashes gives numbers out again that left no trace there."""
+    row = tx.execute(_NEWEST).one_or_none()
+    return Position(*row) if row is not None else START
+
+
 def page(
-    tx: Connection, *, seen_by: uuid.UUID | None, account_id: uuid.UUID | None, after: Position, limit: int
+    tx: Connection,
+    *,
+    seen_by: uuid.UUID | None,
+    account_id: uuid.UUID | None,
+    after: Position,
+    limit: int,
+    newest: Position | None = None,
 ) -> tuple[list[Change], Position, bool]:
     """Changes after the position, the position to go on from, and whether more are waiting there.
 
     `tx` must be a snapshot (`db.snapshot`), so that the horizon is that of the rows. Once everything is read the
-    position moves up to the horizon, past what other callers' orders did, and so stays cheap to read from.
+    position moves past what other callers' orders did, and so stays cheap to read from: up to `newest` as it was
+    before, or to the horizon, for whoever keeps the position in this database. Raises InvalidRequestError for a
+    position that this database cannot have given: in one cluster the horizon never falls.
     """
     horizon = tx.execute(_HORIZON).scalar_one()
+    if after.xid > horizon:
+        raise InvalidRequestError("cursor: of another database; start without a cursor.")
     values = {
         "xid": str(after.xid),
         "seq": after.seq,
@@ -68,7 +92,8 @@ def page(
     reached = Position(rows[:limit][-1][-1], changes[-1].seq) if changes else after
     if len(rows) > limit:
         return changes, reached, True
-    return changes, max(reached, Position(horizon, 0), key=lambda place: (place.xid, place.seq)), False
+    end = newest or Position(horizon, 0)
+    return changes, max(reached, end, key=lambda place: (place.xid, place.seq)), False
 
 
 _DOCUMENTS = sa.text(

@@ -238,11 +238,13 @@ async def list_changes(
     runtime, ends_at = rest.runtime(request), time.monotonic() + wait
 
     def look(after: feed.Position) -> tuple[list[Any], feed.Position, bool]:
+        with database.statements(runtime.db) as tx:
+            newest = feed.newest(tx)
         with rest.reading(request) as tx:
             if account_id is not None:
                 accounts.require(tx, account_id, seen_by=caller.user_id)
             found, reached, has_more = feed.page(
-                tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit
+                tx, seen_by=caller.user_id, account_id=account_id, after=after, limit=limit, newest=newest
             )
             told = feed.with_documents(tx, runtime.codec, found) if fields == "full" else found
             return list(told), reached, has_more

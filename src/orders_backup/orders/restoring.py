@@ -108,6 +108,15 @@ def told(tx: Connection, account_id: UUID, found: Sequence[Change]) -> None:
     db.copy(tx, order_changes, columns, rows)
 
 
+def versions_told(tx: Connection, account_id: UUID) -> int:
+    """How many versions this transaction has stored so far."""
+    query = """
+        SELECT count(*) FROM order_changes
+         WHERE account_id = :account AND xid = pg_current_xact_id() AND kinds <> ARRAY['order.superseded']
+    """
+    return int(tx.execute(sa.text(query), {"account": account_id}).scalar_one())
+
+
 def untold(tx: Connection, account_id: UUID) -> None:
     """What this transaction told the feed lies before every cursor, too."""
     statement = sa.text("""
@@ -235,6 +244,7 @@ def _page(tx: Connection, account_id: UUID, after: str, most: int) -> dict[str, 
 def tidy(tx: Connection, account_id: UUID) -> None:
     """Bytes that named no order when they came, and do to a newer program, are a version by now; and an event whose
     order was read after it counts as followed."""
+    tx.execute(sa.text("SET LOCAL statement_timeout = 0"))
     statement = """
         DELETE FROM unreadable_orders u WHERE u.account_id = :account AND EXISTS (
             SELECT FROM order_versions v WHERE v.account_id = :account AND v.sha256 = u.sha256)

@@ -15,6 +15,9 @@ from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.plan import Window
 
+PATIENCE = 3
+"""So often a backfill may fail before full syncs begin beside it."""
+
 
 def work_on_listing(runtime: Runtime, account_id: UUID) -> None:
     """Goes on with the account's backfill or full sync, if it is due. The backfill leaves the budget to all others."""
@@ -55,13 +58,21 @@ def _run(job: Job) -> "Row[Any]":
 
 def _open(tx: Connection, job: Job) -> UUID:
     """The backfill until its windows are proven, each time with those that are not; then full syncs, and after a month
-    the certificate: every order of the year."""
-    if state.has_succeeded(tx, job.account_id, "backfill"):
+    the certificate: every order of the year. A backfill that stays unproven keeps them waiting for a while only."""
+    if state.has_succeeded(tx, job.account_id, "backfill") or _is_overdue(tx, job):
         is_due = _certificate_due_at(tx, job) <= job.now()
         return state.open_run(tx, job.account_id, "reconcile" if is_due else "full")
     left = _left(tx, job)
     since, until = min((one.since for one in left), default=None), max((one.until for one in left), default=None)
     return state.open_run(tx, job.account_id, "backfill", range_from=since, range_to=until)
+
+
+def _is_overdue(tx: Connection, job: Job) -> bool:
+    """Whether full syncs have to go on beside a backfill that was tried several times in vain."""
+    if state.failed_in_a_row(tx, job.account_id, ("backfill",)) < PATIENCE:
+        return False
+    since = job.now() - job.interval
+    return not any(state.was_asked_for(tx, job.account_id, kind, since=since) for kind in ("full", "reconcile"))
 
 
 def _left(tx: Connection, job: Job) -> Sequence[Window]:

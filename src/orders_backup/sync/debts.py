@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
 from orders_backup.accounts.calls import Route
@@ -25,8 +25,8 @@ from orders_backup.errors import (
 from orders_backup.orders import archive, changes
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading
+from orders_backup.sync import discoveries, nets, owed, plan, set_aside, state
 from orders_backup.sync import job as jobs
-from orders_backup.sync import owed, plan, state
 from orders_backup.sync.job import Job
 
 UNLISTED = frozenset({"unlisted", "merge"})
@@ -127,7 +127,8 @@ def _store(job: Job, run_id: UUID, page: OrderPage, debts: "dict[str, Row[Any]]"
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         recorded, struck = jobs.record(tx, job, readings, cause="event")
-        state.count(tx, run_id, recorded)
+        state.count(tx, run_id, recorded, listed=len(page.orders))
+        _note_caught(tx, job, [debts[one] for one in struck & debts.keys()], recorded)
     for order_id in struck:
         debts.pop(order_id, None)
 
@@ -181,7 +182,7 @@ def _read_singly(job: Job, run_id: UUID, batch: "list[Row[Any]]", tried: _Tried)
 
 
 def _count_failures(job: Job, tried: _Tried) -> None:
-    """Every failed debt is tried again later; the fifth failure of its own sets it aside."""
+    """Every failed debt is tried again later; the fifth failure of its own sets it aside, with what came instead."""
     if not tried.failed:
         return
     with database.transaction(job.runtime.db) as tx:
@@ -190,6 +191,11 @@ def _count_failures(job: Job, tried: _Tried) -> None:
             own = tried.landed or not _is_away(error)
             if owed.unpaid(tx, debt, error=str(error), counts=own, now=job.now()):
                 log.error("order_set_aside", account_id=str(job.account_id), order_id=debt.order_id, code=error.code)
+                if isinstance(error, AllegroUnreadableError) and error.is_whole:
+                    came = changes.unreadable(job.now(), error.body, str(error))
+                    archive.record(tx, job.runtime.codec, job.account_id, [came], cause=debt.cause)
+                    told = f"It came for order {debt.order_id}, which is set aside itself."
+                    set_aside.acknowledge(tx, job.account_id, [came.sha256.hex()], reason=told)
 
 
 def _single(job: Job, order_id: str, token: str) -> OneOrder:
@@ -215,8 +221,16 @@ def _settle_one(job: Job, run_id: UUID, debt: "Row[Any]", answer: OneOrder | Ord
     with database.transaction(job.runtime.db) as tx:
         job.fence(tx)
         recorded, _ = jobs.record(tx, job, [reading], cause=debt.cause)
-        state.count(tx, run_id, recorded)
+        state.count(tx, run_id, recorded, listed=1)
+        _note_caught(tx, job, [debt], recorded)
     return None
+
+
+def _note_caught(tx: Connection, job: Job, debts: "Sequence[Row[Any]]", recorded: Recorded) -> None:
+    """Orders that a sweep by status owed, of which the journal, read to its end meanwhile, told nothing."""
+    caught = {one.order_id for one in debts if one.cause == nets.OPEN_SWEEP and one.occurred_at is None}
+    orders = len(caught & {*recorded.changed_ids})
+    discoveries.note(tx, job.account_id, net=nets.OPEN_SWEEP, what="changed", orders=orders, now=job.now())
 
 
 def _gone(job: Job, run_id: UUID, debt: "Row[Any]") -> None:
@@ -228,5 +242,5 @@ def _gone(job: Job, run_id: UUID, debt: "Row[Any]") -> None:
         successor = archive.gone(tx, job.account_id, debt.order_id, line_item_ids=items, now=now)
         owed.paid(tx, job.account_id, [debt.order_id], sent_at=now)
         archive.events_processed(tx, job.account_id, [debt.order_id])
-        state.count(tx, run_id, Recorded(), gone=1)
+        state.count(tx, run_id, Recorded(), listed=1, gone=1)
     log.info("order_gone", account_id=str(job.account_id), order_id=debt.order_id, superseded_by=successor)

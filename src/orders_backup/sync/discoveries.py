@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from orders_backup import metrics
 from orders_backup.orders.archive import Recorded
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import nets, state
-from orders_backup.tables import discoveries, warnings_given
+from orders_backup.tables import discoveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +67,3 @@ def since(tx: Connection, account_id: UUID, day: date) -> list[Discovery]:
         .order_by(table.net, table.what)
     )
     return [Discovery(*row) for row in tx.execute(query)]
-
-
-def is_first_today(tx: Connection, account_id: UUID, code: str, *, now: datetime) -> bool:
-    """Whether this warning was not given yet today; from now on it is."""
-    row: dict[str, Any] = {"account_id": account_id, "code": code, "day": now.date()}
-    statement = insert(warnings_given).values(row).on_conflict_do_nothing().returning(warnings_given.c.code)
-    return tx.execute(statement).one_or_none() is not None

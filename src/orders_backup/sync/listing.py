@@ -15,7 +15,7 @@ from orders_backup.orders import changes
 from orders_backup.orders.changes import Reading, Unreadable
 from orders_backup.sync import evidence, plan
 from orders_backup.sync.job import Job
-from orders_backup.sync.plan import Window
+from orders_backup.sync.plan import Fault, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What `pages` that follow one another hold. `repeated`: those of its readings that were on the page before and are
-    counted there; `fresh`: the others. `reached`: how many of the window's `total` orders they and all pages before
+    """What `pages` that follow one another hold. `repeated`: those of its readings that another page counts, mostly
+    the one before; `fresh`: the others. `reached`: how many of the window's `total` orders they and all pages before
     hold; `further`: where the window goes on; `wrong`: why the last page is no answer, though its orders are orders."""
 
     pages: int = 0
@@ -41,7 +41,7 @@ class Stretch:
     total: int = 0
     reached: int = 0
     further: dict[str, Any] = field(default_factory=dict)
-    wrong: str | None = None
+    wrong: Fault | None = None
 
 
 def asked(listing: Listing) -> Window:

@@ -20,7 +20,8 @@ OVERLAP = timedelta(minutes=15)
 JOURNAL_LAG = timedelta(seconds=30)
 """Events enter the journal 10 to 20 seconds after the fact (measured on 11 samples)."""
 
-NET_OF_RUN = {"full": "full", "reconcile": "certificate", "sweep": "open_sweep"}
+OPEN_SWEEP = "open_sweep"
+NET_OF_RUN = {"full": "full", "reconcile": "certificate", "sweep": OPEN_SWEEP}
 """The net whose catch is what the windows of such a run find; a backfill catches nothing, it begins."""
 
 

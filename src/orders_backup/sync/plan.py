@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from math import ceil, log2
 from uuid import UUID
 
-from orders_backup.accounts import warnings
 from orders_backup.allegro import horizon
 from orders_backup.allegro.wire import Event
 
@@ -40,7 +39,7 @@ HALF_LIFE = timedelta(minutes=5)
 QUIET_SHARE = 24
 """A journal in which nothing happens is polled after a 24th of the time in which nothing happened."""
 TO_THE_LETTER = timedelta(seconds=20)
-"""A usual interval shorter than this is not adapted: somebody wants to be told at once, whatever it costs."""
+"""A usual interval shorter than this is not adapted to what happens: somebody wants to be told at once."""
 BUSY, QUIET, LONGEST = 5, 4, timedelta(minutes=15)
 """Where no bounds are set: a fifth of the usual interval at the shortest, four times it at the longest."""
 MILLISECOND = timedelta(milliseconds=1)
@@ -120,15 +119,12 @@ def is_gap(cursor: str, *, followed_at: datetime | None, now: datetime) -> bool:
     An old cursor alone is none: a seller to whom nothing happens keeps his. `followed_at`: when the journal was last
     read to its end.
     """
-    if not cursor.isdigit() or int(cursor) == 0:
+    if not cursor.isdigit():
         return False
+    if int(cursor) == 0:  # a journal that was empty when it was first read
+        return followed_at is not None and followed_at < now - GAP
     is_old = int(cursor) < (now - GAP).timestamp() * 1_000_000
     return is_old and (followed_at is None or followed_at < now - GAP)
-
-
-def is_gap_near(*, followed_at: datetime | None, now: datetime) -> bool:
-    """Whether the journal was not followed for so long that events may soon be dropped unread."""
-    return followed_at is not None and now - followed_at > warnings.GAP_NEAR
 
 
 def later(cursor: str, event_ids: Iterable[str]) -> str:
@@ -210,19 +206,27 @@ def months(since: datetime, until: datetime) -> list[Window]:
     return [Window(a, b, "ids") for a, b in reversed(list(zip(starts, [*starts[1:], until], strict=True)))]
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a list is no answer: the `cause`, as it is counted, and a sentence."""
+
+    cause: str
+    sentence: str
+
+
 def fault(
     *, total: int, before: int | None, offset: int, rows: int, inside: bool, joined: bool = True, limit: int = PAGE
-) -> str | None:
+) -> Fault | None:
     """What is wrong with a list page; None for a sound one. `before`: totalCount of the window's earlier pages;
     `joined`: its first row is the last one of the page before."""
     if before is not None and total != before:
-        return f"totalCount changed from {before} to {total} while listing"
+        return Fault("total_changed", f"totalCount changed from {before} to {total} while listing")
     if rows != min(limit, max(total - offset, 0)):
-        return f"a page at offset {offset} held {rows} orders of {total}"
+        return Fault("wrong_length", f"a page at offset {offset} held {rows} orders of {total}")
     if not inside:
-        return "a page held orders from outside its window"
+        return Fault("outside", "a page held orders from outside its window")
     if not joined:
-        return f"the page at offset {offset} did not begin where the one before it ended"
+        return Fault("shifted", f"the page at offset {offset} did not begin where the one before it ended")
     return None
 
 
@@ -284,6 +288,12 @@ def poll_after(known: Rhythm, bounds: Interval, *, now: datetime) -> timedelta:
         return max(timedelta(seconds=1 / known.rate), bounds.shortest)
     idle = now - known.event_at if known.event_at else timedelta(0)
     return min(max(idle / QUIET_SHARE, bounds.usual), bounds.longest)
+
+
+def while_short(wait: timedelta, *, in_force: float) -> timedelta:
+    """The interval while only this share of the budget's rate is in force: a journal that is level leaves the calls to
+    those that are not, up to an interval that is long enough by itself."""
+    return max(wait, min(wait / in_force, TO_THE_LETTER))
 
 
 def backoff(failures: int) -> timedelta:

@@ -28,5 +28,6 @@ def interval(tx: Connection, job: Job, *, now: datetime) -> timedelta:
     before = Rhythm(row.event_rate or 0.0, row.event_at)
     known = plan.rhythm(before, events=job.new_events, since=job.followed_at, now=now)
     wait = min(plan.poll_after(known, bounds, now=now), max(job.interval, bounds.usual))
+    wait = plan.while_short(wait, in_force=job.calls.in_force)
     job.values |= {"event_rate": known.rate, "event_at": known.event_at, "poll_seconds": wait.total_seconds()}
     return wait

@@ -20,8 +20,9 @@ class Proven:
     """One window of the certificate. `listed`: Allegro's totalCount; `stored`: ours of these; `missing`: the rest.
 
     `method`: `ids` compared every order, `count` only their number. `superseded`: ours whose id Allegro gave up;
-    `beyond_reach`: ours that Allegro no longer lists or guarantees. `explained`: these and what is set aside, the
-    differences that have a reason.
+    `beyond_reach`: ours that are older than what Allegro guarantees to list, and that it no longer lists; `unlisted`:
+    ours that it did not list although it should, and that were read one by one then (merged away, or its list was not
+    whole). `explained`: these and what is set aside, the differences that have a reason.
     """
 
     window_from: datetime
@@ -34,6 +35,7 @@ class Proven:
     superseded: int | None
     set_aside: int | None
     beyond_reach: int | None
+    unlisted: int | None
     explained: int
     found_missing: int
     found_changed: int

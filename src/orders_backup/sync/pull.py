@@ -22,9 +22,8 @@ from orders_backup.errors import (
     BudgetExhaustedError,
 )
 from orders_backup.orders import archive
-from orders_backup.orders.archive import Recorded
 from orders_backup.runtime import Runtime
-from orders_backup.sync import alarms, debts, discoveries, owed, plan, polling, state
+from orders_backup.sync import debts, discoveries, owed, plan, polling, state
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.runs import COUNTED
@@ -119,7 +118,7 @@ def _follow(job: Job) -> _Followed:
             if newest != job.cursor:
                 state.move_cursor(tx, job.lease, seen=job.cursor, cursor=newest)
             if run_id is not None:
-                state.count(tx, run_id, Recorded(), events=len(new))
+                state.count_events(tx, run_id, len(new))
         _note_lag(job, new)
         job.cursor = newest
         if len(page.events) < client.EVENTS_LIMIT:
@@ -140,8 +139,6 @@ def _begun(job: Job, cursor: str) -> tuple[UUID | None, str]:
             if not state.was_asked_for(tx, job.account_id, "reconcile", since=job.now() - plan.GAP_LISTED_AGAIN):
                 state.reconcile_soon(tx, job.account_id)
             log.warning("journal_gap_detected", account_id=str(job.account_id))
-        elif plan.is_gap_near(followed_at=job.followed_at, now=job.now()):
-            alarms.give(tx, job.account_id, now=job.now())
         known = archive.event_before(tx, job.account_id, cursor, count=client.EVENTS_LIMIT // 2)
     return run_id, plan.later(plan.overlapped(cursor), plan.credible([known] if known else [], now=job.now()))
 

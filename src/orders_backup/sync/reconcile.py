@@ -111,7 +111,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
 def _evidence(tx: Connection, account: "Row[Any]", run: "Row[Any] | None", rows: "Sequence[Row[Any]]") -> Evidence:
     aside, acknowledged, owed = _debts(tx, account.id)
     began_at = state.began(tx, account.id, "backfill")
-    within = [one for one in rows if run is not None and one.window_to > run.started_at - plan.REACH + plan.SETTLED]
+    within = [one for one in rows if run is not None and _is_within_reach(run, one)]
     unreadable, unanswered = set_aside.unreadable(tx, account.id)
     return Evidence(
         now=database.clock(tx),
@@ -122,7 +122,7 @@ def _evidence(tx: Connection, account: "Row[Any]", run: "Row[Any] | None", rows:
         checked_at=run.finished_at if run else None,
         ids_checked_at=state.certified(tx, account.id)[0],
         followed_at=state.followed_at(tx, account.id) or began_at,
-        windows=[_proven(row) for row in rows],
+        windows=[_proven(row, is_within_reach=row in within) for row in rows],
         owed=owed,
         set_aside=aside,
         unreadable=unreadable,
@@ -144,7 +144,12 @@ def _newest_run(tx: Connection, account_id: UUID) -> "Row[Any] | None":
     return tx.execute(query.order_by(table.finished_at.desc()).limit(1)).one_or_none()
 
 
-def _proven(row: "Row[Any]") -> Proven:
+def _is_within_reach(run: "Row[Any]", window: "Row[Any]") -> bool:
+    within: bool = window.window_to > run.started_at - plan.REACH + plan.SETTLED
+    return within
+
+
+def _proven(row: "Row[Any]", *, is_within_reach: bool) -> Proven:
     return Proven(
         window_from=row.window_from,
         window_to=row.window_to,
@@ -155,7 +160,8 @@ def _proven(row: "Row[Any]") -> Proven:
         missing=row.missing,
         superseded=row.superseded,
         set_aside=row.set_aside,
-        beyond_reach=row.unlisted,
+        beyond_reach=0 if is_within_reach else row.unlisted,
+        unlisted=row.unlisted if is_within_reach else 0,
         explained=(row.superseded or 0) + (row.set_aside or 0) + (row.unlisted or 0),
         found_missing=row.found_missing,
         found_changed=row.found_changed,

@@ -251,13 +251,14 @@ def began(tx: Connection, account_id: UUID, kind: str) -> datetime | None:
 
 
 def certified(tx: Connection, account_id: UUID) -> tuple[datetime | None, datetime | None]:
-    """When a run that lists the whole year order by order last succeeded, and when one last ended.
+    """When a run that lists the whole year order by order last succeeded, and when one of the whole year last ended.
 
     A backfill of several runs counts when the last of them has proven what the others could not.
     """
     table = sync_history.c
     succeeded = sa.func.max(table.finished_at).filter(table.status == "succeeded")
-    query = sa.select(succeeded, sa.func.max(table.finished_at)).where(
+    tried = sa.func.max(table.finished_at).filter(table.range_from.is_(None))
+    query = sa.select(succeeded, tried).where(
         table.account_id == account_id,
         table.kind.in_(("backfill", "reconcile")),
         sa.or_(table.kind == "backfill", table.range_from.is_(None) & table.range_to.is_(None)),
@@ -286,20 +287,24 @@ def begin_run(tx: Connection, run_id: UUID, windows: Sequence[Window], *, accoun
     evidence.add_windows(tx, run_id, windows, account_id=account_id, depth=0)
 
 
-def count(tx: Connection, run_id: UUID, recorded: Recorded, *, gone: int = 0, events: int = 0) -> None:
-    """Adds to a run what one transaction stored; the table refuses counts that do not add up."""
-    found = recorded.inserted + recorded.updated + recorded.unchanged + recorded.set_aside + gone
+def count(tx: Connection, run_id: UUID, recorded: Recorded, *, listed: int, gone: int = 0) -> None:
+    """Adds to a run what one transaction stored of the `listed` orders that arrived, or were asked for and are gone;
+    the table refuses counts that do not add up."""
     _add(
         tx,
         run_id,
-        listed=found,
+        listed=listed,
         inserted=recorded.inserted,
         updated=recorded.updated,
         unchanged=recorded.unchanged,
         set_aside=recorded.set_aside,
         gone=gone,
-        events=events,
     )
+
+
+def count_events(tx: Connection, run_id: UUID, events: int) -> None:
+    """Adds the events of the journal that were new."""
+    _add(tx, run_id, events=events)
 
 
 def count_calls(tx: Connection, run_id: UUID, calls: int) -> None:

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 
 from orders_backup import db as database
+from orders_backup import metrics
 from orders_backup.accounts.calls import Route
 from orders_backup.allegro import client
 from orders_backup.allegro.client import OrderPage
@@ -24,6 +25,7 @@ from orders_backup.sync import counts, discoveries, evidence, listing, nets, pla
 from orders_backup.sync import job as jobs
 from orders_backup.sync.job import Job
 from orders_backup.sync.listing import Listing, Stretch
+from orders_backup.sync.plan import Fault
 
 SPLIT_AFTER = 2
 """A window that moved under two readings is halved: a smaller one is read in a quieter while."""
@@ -70,7 +72,7 @@ def _begin(question: Listing) -> None:
             readings = listing.read(page)
             _record(tx, question, Stretch(readings=readings, fresh=readings))
             if not listing.divide(tx, question, plan.halves(listing.asked(question), oldest=listing.oldest(readings))):
-                _restart(tx, question, "more orders in one moment than Allegro can list")
+                _restart(tx, question, Fault("too_many", "more orders in one moment than Allegro can list"))
             return
         _take(tx, _as_it_is(tx, question), [(0, page)])
 
@@ -96,7 +98,7 @@ def _go_on(question: Listing) -> None:
             is_open = current.window.status == "open" and current.window.attempts == window.attempts
             taken = _take(tx, current, pages) if is_open else 0
             behind = [one for _, page in pages[taken:] for one in listing.read(page)]
-            _record(tx, question, Stretch(readings=behind))
+            _record(tx, question, Stretch(readings=behind, repeated=behind))
     if failed and not isinstance(failed[0], AllegroUnreadableError):
         raise failed[0]  # one that was unreadable is asked for again, by itself
 
@@ -154,10 +156,11 @@ def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) ->
     unlisted = found.present - found.listed
     missing = window.total_count - found.listed - set_aside
     if missing or found.fingerprint != window.fingerprint:
-        _restart(tx, question, f"{window.total_count} orders were listed and {found.listed} of them distinct")
+        told = f"{window.total_count} orders were listed and {found.listed} of them distinct"
+        _restart(tx, question, Fault("not_distinct", told))
         return
     if window.attempts == 0 and plan.is_doubtful(present=found.present, unlisted=unlisted):
-        _restart(tx, question, f"{unlisted} of {found.present} orders were listed no more")
+        _restart(tx, question, Fault("many_unlisted", f"{unlisted} of {found.present} orders were listed no more"))
         return
     if unlisted and _is_within_reach(question):
         _owe_unlisted(tx, question)
@@ -178,30 +181,40 @@ def _prove(tx: Connection, question: Listing, *, listed: int, set_aside: int) ->
 def _owe_unlisted(tx: Connection, question: Listing) -> None:
     """What Allegro lists no more is read by itself: it was merged away, or is in another fulfilment status now."""
     job, by_status, now = question.job, bool(question.window.fulfillment), question.job.now()
-    cause = "open_sweep" if by_status else "unlisted"
+    cause = nets.OPEN_SWEEP if by_status else "unlisted"
     owed = evidence.owe_unlisted(tx, question.window, cause=cause, now=now)
     net = nets.NET_OF_RUN.get(question.run.kind)
-    if net is not None:
-        what = "changed" if by_status else "unlisted"
-        discoveries.note(tx, job.account_id, net=net, what=what, orders=owed, now=now)
+    if net is not None and not by_status:  # of a changed status the journal may still tell: the reading counts it
+        discoveries.note(tx, job.account_id, net=net, what="unlisted", orders=owed, now=now)
 
 
-def _restart(tx: Connection, question: Listing, note: str) -> None:
+def _restart(tx: Connection, question: Listing, fault: Fault) -> None:
     """The window is read again from its first page; after five times it is left as it is, unproven.
 
     Beyond Allegro's reach orders fall off the list while it is read; there what was listed is kept and nothing proven.
     """
     window, attempts = question.window, question.window.attempts + 1
+    metrics.RESTARTS.labels(fault.cause).inc()
     is_large = attempts >= SPLIT_AFTER and (window.total_count or 0) > client.LIST_LIMIT
     if is_large and listing.divide(tx, question, plan.halves(listing.asked(question), oldest=None)):
         return
-    given_up = "unstable" if _is_within_reach(question) else "beyond_reach"
-    status = "open" if attempts < ATTEMPTS else given_up
-    again = {"started_at": None, "next_offset": 0, "listed": 0, "set_aside": 0, "fingerprint": 0, "last_order_id": None}
-    evidence.update_window(
-        tx, window, attempts=attempts, status=status, note=note, checked_at=question.job.now(), **again
-    )
-    log.warning("window_restarted", account_id=str(question.job.account_id), attempts=attempts)
+    is_given_up = attempts >= ATTEMPTS
+    found = _given_up(tx, question) if is_given_up else _AGAIN
+    evidence.update_window(tx, window, attempts=attempts, note=fault.sentence, checked_at=question.job.now(), **found)
+    log.warning("window_restarted", account_id=str(question.job.account_id), reason=fault.cause, attempts=attempts)
+
+
+_AGAIN = {"started_at": None, "next_offset": 0, "listed": 0, "set_aside": 0, "fingerprint": 0, "last_order_id": None}
+
+
+def _given_up(tx: Connection, question: Listing) -> dict[str, Any]:
+    """A window that nobody could prove: what Allegro counts beyond what we hold is missing at least."""
+    if not _is_within_reach(question):
+        return {"status": "beyond_reach"}
+    window = evidence.again(tx, question.window)
+    present = evidence.stored_in(tx, window).present
+    missing = max(window.total_count - present - window.set_aside, 0)
+    return {"status": "unstable", "stored": present, "missing": missing}
 
 
 def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:
@@ -213,8 +226,8 @@ def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:
     if not stretch.readings:
         return 0
     recorded, _ = jobs.record(tx, job, stretch.readings, cause=question.cause)
-    recorded = _once(recorded, stretch.repeated)
-    state.count(tx, run.id, recorded)
+    recorded, again = _once(recorded, stretch.repeated)
+    state.count(tx, run.id, recorded, listed=len(stretch.readings) - again)
     unplaced = sum(not listing.is_placed(question, one) for one in stretch.fresh)
     net = nets.NET_OF_RUN.get(run.kind)
     if net is not None:
@@ -225,14 +238,14 @@ def _record(tx: Connection, question: Listing, stretch: Stretch) -> int:
     return unplaced
 
 
-def _once(recorded: Recorded, repeated: Sequence[Reading | Unreadable]) -> Recorded:
-    """What was recorded, without the rows that were counted on the page before."""
-    for one in repeated:
-        if isinstance(one, Unreadable):
-            recorded = replace(recorded, set_aside=recorded.set_aside - 1)
-        elif one.facts.order_id not in recorded.new_ids + recorded.changed_ids and recorded.unchanged:
-            recorded = replace(recorded, unchanged=recorded.unchanged - 1)
-    return recorded
+def _once(recorded: Recorded, repeated: Sequence[Reading | Unreadable]) -> tuple[Recorded, int]:
+    """What was recorded, without the rows that another page counts, unless they were news; and how many these are."""
+    news = {*recorded.new_ids, *recorded.changed_ids}
+    unreadable = sum(isinstance(one, Unreadable) for one in repeated)
+    unchanged = sum(isinstance(one, Reading) and one.facts.order_id not in news for one in repeated)
+    unchanged = min(unchanged, recorded.unchanged)
+    once = replace(recorded, set_aside=recorded.set_aside - unreadable, unchanged=recorded.unchanged - unchanged)
+    return once, unreadable + unchanged
 
 
 def _is_within_reach(question: Listing) -> bool:

@@ -293,6 +293,14 @@ class Result:
     answer: Answer
     verdict: Verdict
 
+    @property
+    def kept(self) -> str | None:
+        """What is kept of the answer: of a failure, for a person to read. None where the message carried an order,
+        which whoever got it may repeat, whole or in part and in whatever words."""
+        if self.answer.is_success or self.message.document is not None:
+            return None
+        return self.answer.body.decode(errors="replace").replace("\x00", "\ufffd")
+
 
 _SETTLE = """
 UPDATE webhook_deliveries d
@@ -338,7 +346,7 @@ def record(tx: Connection, webhook_id: UUID, results: Sequence[Result], *, is_sp
         "errors": [one.answer.says for one in results],
         "at": [one.answer.at for one in results],
         "seconds": [one.answer.seconds for one in results],
-        "answers": [one.answer.body.decode(errors="replace").replace("\x00", "\ufffd") for one in results],
+        "answers": [one.kept for one in results],
     }
     tx.execute(sa.text(_SETTLE), values)
     tx.execute(sa.text(_NOTE), values)

@@ -43,7 +43,8 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt. `status_code` null: there was no answer, `error` says why; `answer`: its first 2 KB."""
+    """One attempt. `status_code` null: there was no answer, `error` says why; `answer`: its first 2 KB,
+    of a failure whose message carried no order."""
 
     number: int
     attempted_at: datetime
