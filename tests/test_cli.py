@@ -120,7 +120,8 @@ def test_the_help_of_every_command_ends_with_an_example_and_names_the_data_direc
 
 def test_the_commands_are_those_of_the_contract() -> None:
     expected = (
-        "accounts connect, accounts list, api, backup begin-anew, backup create, backup drill,"
+        "accounts connect, accounts list, alerts list, alerts silence, alerts silences, alerts test, alerts unsilence,"
+        " api, backup begin-anew, backup create, backup drill,"
         " backup finish-restore, backup list, backup restore, backup restore-database, backup verify, certificate,"
         " doctor, drift, keys create, keys list, keys revoke, migrate, orders export, orders rebuild, scheduler,"
         " set-aside acknowledge, set-aside list, set-aside retry, simulator, sync, tokens recover, up, worker"

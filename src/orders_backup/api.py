@@ -26,6 +26,8 @@ from orders_backup import audit_http, counters, gauges, health, keys, log, metri
 from orders_backup import runtime as runtimes
 from orders_backup.access import Allowance
 from orders_backup.accounts import http as accounts
+from orders_backup.alerts import http as alerts
+from orders_backup.alerts import watchman
 from orders_backup.backups import http as backups
 from orders_backup.errors import OrdersBackupError
 from orders_backup.exports import http as exports
@@ -37,7 +39,7 @@ from orders_backup.sync import set_aside_http as set_aside
 from orders_backup.webhooks import http as webhooks
 
 MAX_BODY_BYTES = 1024 * 1024
-ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, backups, keys, audit_http)
+ROOMS = (accounts, sync, set_aside, exports, orders, extras, webhooks, alerts, backups, keys, audit_http)
 """The modules whose routes are mounted; exports first, so that `/orders/export` is none of the orders."""
 TAGS = {
     "accounts": "Sellers: connected, watched, let go.",
@@ -47,6 +49,7 @@ TAGS = {
     "exports": "Orders as files.",
     "webhooks": "Whoever wants to know is told.",
     "backups": "Copies of everything, and rehearsals.",
+    "alerts": "What is wrong, and was.",
     "api keys": "Who may ask.",
     "audit log": "Who changed what.",
     "health": "For whoever watches the processes.",
@@ -222,11 +225,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
     reporting = counters.keep_reporting(runtime.db, runtime.stopping)
+    watching = watchman.keep_watch(runtime, runtime.stopping)
     try:
         return _serve(runtime, given.host, given.port)
     finally:
         runtime.stopping.set()
         reporting.join(timeout=5)
+        watching.join(timeout=5)
         runtime.close()
 
 

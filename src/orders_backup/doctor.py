@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from orders_backup import db as database
 from orders_backup import health, safety
-from orders_backup.accounts import facts
+from orders_backup.accounts import facts, standing
 from orders_backup.allegro import answers
 from orders_backup.errors import AllegroError, SealedValueError
 from orders_backup.runtime import Runtime
@@ -23,9 +23,6 @@ from orders_backup.settings import Settings
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-STALE = """greatest(interval '15 min', 6 * CAST(:interval AS interval), make_interval(secs => 3 * j.poll_seconds))"""
-"""A journal that was not read for so long is not just waiting for its turn. Of who sells little the interval that was
-chosen last may be long."""
 LEAST_DISK = 1 << 30
 AT_ONCE = 500
 """Accounts whose facts are asked for together."""
@@ -158,13 +155,7 @@ def _allegro(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _installation(runtime: Runtime, tx: Connection) -> Iterator[Finding]:
-    waiting = _rows(
-        tx,
-        """SELECT 'sync ' || kind, extract(epoch FROM clock_timestamp() - min(due_at)) FROM syncs
-            WHERE due_at < clock_timestamp() - interval '10 min'
-              AND (leased_until IS NULL OR leased_until < clock_timestamp()) GROUP BY kind""",
-    )
-    for work, seconds in waiting:
+    for work, seconds in standing.waiting(tx):
         yield finding("work_waits", f"Work of the kind {work} has been due for {int(seconds)} s, and nobody does it.")
     client = f"client:{runtime.settings.allegro_client_id}"
     silent = "SELECT silent_until FROM request_budget WHERE key = :client AND silent_until > clock_timestamp()"
@@ -196,28 +187,8 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h"
 
 
-_ACCOUNTS = f"""
-SELECT a.id, a.status, a.paused, j.succeeded_at AS followed_at,
-       coalesce(j.succeeded_at, a.connected_at) < clock_timestamp() - {STALE} AS is_stale,
-       f.kinds, f.errors, t.generation, t.refresh_sealed, r.status AS proven, o.owed
-  FROM accounts a
-  LEFT JOIN syncs j ON j.account_id = a.id AND j.kind = 'journal'
-  LEFT JOIN account_tokens t ON t.account_id = a.id
- CROSS JOIN LATERAL (SELECT array_agg(kind ORDER BY kind) AS kinds, array_agg(last_error ORDER BY kind) AS errors
-                       FROM syncs WHERE account_id = a.id AND failures >= 3 AND due_at IS NOT NULL) f
-  LEFT JOIN LATERAL (SELECT status FROM sync_history
-                      WHERE account_id = a.id AND kind IN ('backfill', 'reconcile') AND finished_at IS NOT NULL
-                        AND (kind = 'backfill' OR (range_from IS NULL AND range_to IS NULL))
-                      ORDER BY requested_at DESC LIMIT 1) r ON true
- CROSS JOIN LATERAL (SELECT count(*) AS owed FROM owed_orders WHERE account_id = a.id AND set_aside_at IS NULL
-                        AND owed_at < clock_timestamp() - interval '1 h') o
- WHERE a.status IN ('active', 'reauthorization_required')
- ORDER BY a.id
-"""
-
-
 def _accounts(runtime: Runtime, tx: Connection) -> Iterator[Finding]:
-    rows = _rows(tx, _ACCOUNTS, interval=runtime.settings.events_interval)
+    rows = standing.of_all(tx, interval=runtime.settings.events_interval)
     for at in range(0, len(rows), AT_ONCE):
         some = rows[at : at + AT_ONCE]
         warned = facts.warnings_of(tx, [row.id for row in some])

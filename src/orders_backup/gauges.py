@@ -6,6 +6,7 @@ docs/decisions/0016-metrics.md tells why it is done this way.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -235,6 +236,20 @@ def _webhooks(tx: Connection) -> Figures:
     yield _gauge("webhook_oldest_seconds", "Age of the oldest of these that an active endpoint waits for.", age)
 
 
+def _alerts(tx: Connection) -> Figures:
+    found = _rows(
+        tx, "SELECT severity, rule FROM alerts WHERE recovered_at IS NULL AND opened_at IS NOT NULL ORDER BY rule"
+    )
+    severities = dict.fromkeys(("critical", "error", "warning"), 0.0) | dict(Counter(severity for severity, _ in found))
+    yield _gauges("alerts", "Alerts that are open.", "severity", severities)
+    yield _gauges("alerts_by_rule", "The same by rule; none where none is.", "rule", dict(Counter(r for _, r in found)))
+    failures = {row[0]: float(row[1]) for row in _rows(tx, "SELECT channel, failures FROM alert_channels")}
+    yield _gauges("alert_channel_failures", "Failures in a row of a channel for alerts.", "channel", failures)
+    looked = "max(coalesce(looked_at, began_at))"
+    age = _row(tx, f"SELECT extract(epoch FROM clock_timestamp() - {looked}) FROM watches WHERE kind = 'quick'")[0]
+    yield _gauge("alerts_looked_age_seconds", "Since the newest round in which rules were looked at.", age or 0)
+
+
 def _crew(tx: Connection) -> Figures:
     row = _row(
         tx,
@@ -285,6 +300,7 @@ _ASKED: tuple[Callable[[Connection], Figures], ...] = (
     _proven,
     _logins,
     _webhooks,
+    _alerts,
     _crew,
     _size,
 )

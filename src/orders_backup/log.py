@@ -84,6 +84,8 @@ FIELDS: dict[str, Shape] = {
     "step": _word,
     "format": _word,
     "scope": _word,
+    "rule": _word,
+    "channel": _text(r"\d{1,3}-[a-z0-9+.-]{1,32}"),
     "route_class": _word,
     "path": _text(r"[\w.\[\]*$-]{1,300}"),
     "error": _kind_of_failure,
@@ -97,7 +99,19 @@ FIELDS: dict[str, Shape] = {
     # counts
     **dict.fromkeys(
         (
-            *("accounts", "added", "attempts", "calls", "events", "failures", "files", "findings", "gone", "here"),
+            *(
+                "accounts",
+                "added",
+                "alerts",
+                "attempts",
+                "calls",
+                "events",
+                "failures",
+                "files",
+                "findings",
+                "gone",
+                "here",
+            ),
             *("inserted", "listed", "newer", "orders", "owed", "page_size", "seconds", "set_aside", "there"),
             *("unchanged", "undone", "unproven", "updated", "versions"),
         ),

@@ -61,12 +61,14 @@ DELIVERIES = _counter("webhook_attempts", "Attempts to deliver a webhook.", ["ou
 DELIVERY_SECONDS = _histogram(
     "webhook_attempt_seconds", "Time of an attempt.", buckets=(0.05, 0.1, 0.25, 0.5, 1, 5, 15)
 )
+ALERTS = _counter("alert_messages", "Messages of alerts, by channel's answer.", ["outcome"])
 READINESS = _counter("readiness_checks", "Checks of readiness; each is a write to the database.")
 
 
 TASK_NAMES = (
     *("poll_device", "refresh_token", "deliver", "export", "archive", "backup"),
     *("sync_journal", "sync_listing", "sync_sweep", "sync_extras"),
+    *("watch_quick", "watch_thorough", "watch_hourly"),
 )
 OUTCOMES = ("done", "postponed", "failed", "crashed")
 _FORM = "/order/checkout-forms"

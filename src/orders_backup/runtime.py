@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import httpx
 from sqlalchemy.engine import Engine
 
+from orders_backup import channels as ways_out
 from orders_backup import db as database
 from orders_backup import store as stores
 from orders_backup import vault as vaults
 from orders_backup.allegro import client, oauth
+from orders_backup.channels import Channels
 from orders_backup.codec import Codec
 from orders_backup.drift import Drift
 from orders_backup.errors import SettingsError
@@ -30,6 +32,7 @@ class Runtime:
     allegro: client.Client
     oauth: oauth.OAuth
     store: stores.Store | None
+    channels: Channels = field(default_factory=Channels)
     latencies: Latencies = field(default_factory=Latencies)
     drift: Drift = field(default_factory=Drift)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -66,6 +69,7 @@ def build(settings: Settings, *, pool_size: int = 10, transport: httpx.BaseTrans
             transport=transport,
         ),
         store=_store(settings),
+        channels=ways_out.connect(settings.alert_urls.get_secret_value()),
     )
 
 

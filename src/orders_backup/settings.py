@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from orders_backup import channels
 from orders_backup.errors import SettingsError
 
 HOSTS = {
@@ -32,9 +33,6 @@ HOSTS = {
 
 OWN_PREFIXES = ("ALLEGRO_", "RATE_LIMIT_")
 """Environment variables with these prefixes are ours alone, so an unknown one is a typing error."""
-
-RESERVED = ("ALERT_URLS",)
-"""Names that stand for things to come may be in `.env` already, and so may AWS's own; we read those four below."""
 
 MOST_SECONDS = 1e9
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -105,6 +103,8 @@ class Settings(BaseModel):
     rate_limit_api: int = 6000
 
     webhook_allowed_hosts: str = ""
+
+    alert_urls: SecretStr = SecretStr("")
 
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -243,6 +243,18 @@ class Settings(BaseModel):
                 )
         return value
 
+    @field_validator("alert_urls")
+    @classmethod
+    def _names_channels(cls, value: SecretStr) -> SecretStr:
+        """Asks Apprise itself: what it does not understand would otherwise show at the first alert."""
+        known = channels.are_known(channels.addresses(value.get_secret_value()))
+        if False in known:
+            raise ValueError(
+                f"must be Apprise addresses with spaces between, such as mailto://user:password@example.com; number"
+                f" {known.index(False) + 1} is none that Apprise understands, or it needs a package that is missing"
+            )
+        return value
+
     @model_validator(mode="after")
     def _keys_are_readable(self) -> Self:
         parse_keys(self.encryption_keys.get_secret_value())
@@ -294,7 +306,7 @@ def load(*, data_dir: Path | None = None, env_file: Path | None = Path(".env"), 
     names = set(Settings.model_fields)
     from_file = {name.lower(): value for name, value in dotenv_values(env_file).items()} if env_file else {}
     for name in [*from_file, *(name.lower() for name in os.environ if name.startswith(OWN_PREFIXES))]:
-        if name not in names and name.upper() not in RESERVED and not name.upper().startswith("AWS_"):
+        if name not in names and not name.upper().startswith("AWS_"):
             raise SettingsError(f"{name.upper()} is not a setting. docs/settings.md lists them all.")
     given = {name: value for name, value in overrides.items() if value is not None}
     given |= {"data_dir": data_dir} if data_dir else {}

@@ -769,6 +769,79 @@ schema_drift = sa.Table(
 """In what documents differ from the shape this program knows. `value`: the unknown value of an enumeration, else the
 JSON type found; never what a field holds."""
 
+# Who keeps the service running is told: alerts/state.py writes all of these
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("alert_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("account_id", pg.UUID(as_uuid=True)),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("fired_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    *(sa.Column(name, Instant) for name in ("opened_at", "quiet_since", "recovered_at")),
+    sa.Column("news", sa.Text),
+    sa.Column("told_by", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("told_at", Instant),
+    sa.Column("heard", sa.Text),
+    sa.CheckConstraint("severity IN ('critical','error','warning')", name="severity"),
+    sa.CheckConstraint("news IN ('opened','reminder','recovered')", name="news"),
+    sa.CheckConstraint("heard IN ('opened','reminder','recovered')", name="heard"),
+    sa.CheckConstraint("recovered_at IS NULL OR opened_at IS NOT NULL", name="opened_before_it_recovers"),
+    sa.Index(
+        "uq_alerts_rule_subject", "rule", "subject", unique=True, postgresql_where=sa.text("recovered_at IS NULL")
+    ),
+    sa.Index("ix_alerts_fired_at", "fired_at", "alert_id"),
+    sa.Index("ix_alerts_recovered_at", "recovered_at", postgresql_where=sa.text("recovered_at IS NOT NULL")),
+)
+"""A rule that fired about a subject: an account, a webhook, a channel, a kind of work, or `installation`. `opened_at`:
+since when it is an alert, after it fired long enough; `quiet_since`: it fires no more since then, and is over
+(`recovered_at`) after a while. `news`: what is to be told now, `told_by`: the channels that took it; `heard`: what any
+of them took last, `told_at`: when."""
+
+alert_silences = sa.Table(
+    "alert_silences",
+    metadata,
+    sa.Column("silence_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("rule", sa.Text),
+    sa.Column("subject", sa.Text),
+    sa.Column("until", Instant, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    _now("created_at"),
+    sa.CheckConstraint("rule IS NOT NULL OR subject IS NOT NULL", name="of_something"),
+    sa.Index("ix_alert_silences_until", "until"),
+)
+"""Nothing is told of this rule, this subject, or both together, `until` then."""
+
+alert_channels = sa.Table(
+    "alert_channels",
+    metadata,
+    sa.Column("channel", sa.Text, primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tried_at", Instant, nullable=False),
+    sa.Column("taken_at", Instant),
+    sa.Column("error", sa.Text),
+)
+"""How sending by a channel went; `channel`: its place in ALERT_URLS and its kind (`2-slack`), never its address.
+`failures`: one after the other."""
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    _now("began_at"),
+    sa.Column("ticked_at", Instant),
+    sa.Column("looked_at", Instant),
+    *_claimable(),
+    sa.CheckConstraint("kind IN ('quick','thorough','hourly')", name="kind"),
+    _due_index("watches"),
+)
+"""A round of looking whether something is wrong. `ticked_at`: the scheduler's sign of life; `looked_at`: the newest
+round that ended."""
+
 # Who may call: access.py writes it
 
 api_keys = sa.Table(

@@ -32,6 +32,8 @@ from orders_backup import bell, canary, counters, due, liveness, log, metrics, r
 from orders_backup import db as database
 from orders_backup import runtime as runtimes
 from orders_backup.accounts import connect, sweeper, tokens
+from orders_backup.alerts import watch as watching
+from orders_backup.alerts import watchman
 from orders_backup.backups import fit, ledger, making, presence
 from orders_backup.backups import job as archiving
 from orders_backup.backups import state as archive_state
@@ -44,7 +46,7 @@ from orders_backup.liveness import Departure
 from orders_backup.runtime import Runtime
 from orders_backup.settings import Settings
 from orders_backup.sync import alarms, backfill, dispatch, extras, pull, state, sweeps
-from orders_backup.tables import account_tokens, archives, backups, device_flows, exports, syncs, webhooks
+from orders_backup.tables import account_tokens, archives, backups, device_flows, exports, syncs, watches, webhooks
 from orders_backup.webhooks import deliver as deliveries
 from orders_backup.webhooks import outbox
 
@@ -70,6 +72,7 @@ TABLES = {
     "export": exports,
     "archive": archives,
     "backup": backups,
+    "watch": watches,
 }
 """Each table of claimable work and the task that is rung for it."""
 SYNCS = {
@@ -125,6 +128,11 @@ def register(app: Celery, runtime: Runtime, hearing: Hearing | None = None) -> N
 
         threading.Thread(target=aside, name=ASIDE, daemon=True).start()
 
+    @task(name="watch", shared=False)
+    def watch(kind: str) -> None:
+        work = partial(watching.work, runtime, watching.ROUNDS[kind])
+        _run(hands, "watch", {"kind": kind}, work)
+
 
 def _run(hands: Hearing, task: str, key: dict[str, str], work: Callable[[], None], *, beside: bool = False) -> None:
     """The entry point's last word on failures: what is known by name stays due, what is not is logged with
@@ -165,6 +173,8 @@ def tick(runtime: Runtime, app: Celery, *, wake: bool, look: bool = False) -> in
         if wake:
             state.wake(tx)
             outbox.wake(tx)
+        if look:
+            watching.begin(tx)
         if look and runtime.store is not None:
             archive_state.wake(tx)
             ledger.wake(tx, runtime.settings)
@@ -220,6 +230,7 @@ def run_scheduler(config: Settings, *, pulse: Path | None = None) -> None:
         return "stuck" if now - ended_at > TICK_WITHIN else None
 
     liveness.start_looking(verdict, pulse=pulse, leave=liveness.leave_at_once)
+    watchman.keep_watch(runtime, stopped)
     while not stopped.wait(pause):
         pause, began = TICK_SECONDS, time.monotonic()
         wake, look = began - woken_at >= WAKE_SECONDS, began - looked_at >= LOOK_SECONDS

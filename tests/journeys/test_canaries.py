@@ -15,10 +15,12 @@ import httpx
 import msgspec
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 from tests.conftest import _temporary_database
 from tests.journeys.test_whole_service import Service, running
 from tests.watch.collector import Span, collecting
+from tests.webhooks.conftest import Got, receiving
 
 from allegro_simulator.world import World
 from orders_backup import bell
@@ -68,9 +70,9 @@ def repeating() -> Iterator[int]:
 class Place:
     """The running service, its database and all that its processes have said."""
 
-    def __init__(self, service: Service, world: World, db: Engine, folder: Path, url: str, spans: list[Span]) -> None:
+    def __init__(self, service: Service, world: World, db: Engine, folder: Path, url: str) -> None:
         self.service, self.world, self.db, self.folder, self.url = service, world, db, folder, url
-        self.spans = spans
+        self.spans, self.alerts = list[Span](), list[Got]()
 
     def logs(self) -> str:
         """Every whole line."""
@@ -109,12 +111,15 @@ def place(
         database_url = stack.enter_context(_temporary_database(postgres_url, copy_of=migrated_template))[1]
         collector = stack.enter_context(collecting())
         echo = stack.enter_context(repeating())
-        told = {"otel_exporter_otlp_endpoint": collector.url, "webhook_allowed_hosts": "127.0.0.1"}
+        channel = stack.enter_context(receiving())
+        told: dict[str, Any] = {"otel_exporter_otlp_endpoint": collector.url, "webhook_allowed_hosts": "127.0.0.1"}
+        told |= {"alert_urls": SecretStr(f"json://{CANARY}:{CANARY}@127.0.0.1:{channel.port}/{CANARY}")}
         service = stack.enter_context(running(folder, database_url, broker_url, world, **told))
         db = database.connect(database_url)
         stack.callback(db.dispose)
         url = str(service.api.base_url).removesuffix("/api/v1/")
-        here = Place(service, world, db, folder, url, collector.spans)
+        here = Place(service, world, db, folder, url)
+        here.spans, here.alerts = collector.spans, channel.accepted
         account_id = service.connect(seller.id)
         service.wait(lambda: len(service.kept(account_id)) >= 12, "the orders are kept")
         _disturb(here, account_id, seller.id, echo, Settings(broker_url=broker_url))
@@ -145,6 +150,7 @@ def _disturb(place: Place, account_id: str, seller_id: str, echo: int, settings:
     app = bell.celery_app(settings)
     app.send_task("sync", kwargs={"account_id": CANARY, "kind": "journal"}, queue=bell.QUEUE)
     app.send_task("sync", kwargs={CANARY: CANARY}, queue=bell.QUEUE)
+    app.send_task("watch", kwargs={"kind": CANARY}, queue=bell.QUEUE)
     app.send_task(f"say_{CANARY}", args=[CANARY], queue=bell.QUEUE)
     place.wait_for(lambda event: "celery" in event.get("logger", ""), "Celery has complained")
     # a webhook, whose endpoint refuses
@@ -166,6 +172,29 @@ def _disturb(place: Place, account_id: str, seller_id: str, echo: int, settings:
     place.wait_for(
         lambda event: (event.get("route"), event.get("status")) == ("/auth/oauth/token", 400), "a refresh is refused"
     )
+    # which is an alert, and so is what else is wrong
+    place.wait_for(lambda event: event["event"] == "token_lost", "the login is lost")
+    for _ in range(2):
+        place.execute("UPDATE watches SET due_at = clock_timestamp()")
+        place.service.wait(lambda: not _is_watch_due(place), "somebody has looked")
+    place.service.wait(lambda: bool(place.alerts), "an alert has arrived")
+
+
+def _is_watch_due(place: Place) -> bool:
+    query = "SELECT count(*) FROM watches WHERE due_at < clock_timestamp() OR leased_until > clock_timestamp()"
+    with database.transaction(place.db) as tx:
+        return bool(tx.execute(sa.text(query)).scalar_one())
+
+
+def test_no_alert_holds_what_was_planted(place: Place) -> None:
+    told = [str(alert.message) for alert in place.alerts]
+    assert any("token_lost" in one for one in told)
+    assert [one for one in told if CANARY in one.lower() or "eyJ" in one] == []
+    with database.transaction(place.db) as tx:
+        query = "SELECT to_jsonb(a)::text FROM alerts a UNION ALL SELECT to_jsonb(c)::text FROM alert_channels c"
+        rows = tx.execute(sa.text(query)).scalars().all()
+    assert len(rows) > 1
+    assert [one for one in rows if CANARY in one.lower()] == []
 
 
 def test_no_log_holds_what_was_planted(place: Place) -> None:
@@ -231,3 +260,4 @@ def test_what_the_workers_counted_shows_at_the_api(place: Place) -> None:
 def test_health_and_metrics_say_nothing_either(place: Place) -> None:
     for path in ("/healthz", "/readyz", "/openapi.json", "/metrics"):
         assert CANARY not in httpx.get(place.url + path).text.lower()
+    assert CANARY not in place.service.api.get("/alerts").text.lower()

@@ -38,6 +38,9 @@ ITEM = hashlib.sha256(NAMELESS).hexdigest()
 BACKUP = "0b1f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a12"
 BACKED_UP = """INSERT INTO backups (backup_id, kind, asked_by, state, dump_id)
                VALUES (:id, 'dump', 'schedule', 'succeeded', 'x')"""
+SILENCE = "0b3f8f0e-4a52-4d3c-9a3e-0d6c2f1f7a12"
+SILENCED = """INSERT INTO alert_silences (silence_id, subject, until)
+              VALUES (:id, CAST(CAST(:account AS uuid) AS text), now() + interval '1 h')"""
 EXPORTED = """INSERT INTO exports (export_id, user_id, format, filter, status, stored_in, parts)
               VALUES (:id, :user, 'jsonl', '{}', 'failed', 'disk', '[]')"""
 
@@ -68,6 +71,7 @@ def filled(path: str, account: object, sync_id: object, webhook_id: object, deli
         delivery_id=delivery_id,
         export_id=EXPORT,
         backup_id=BACKUP,
+        silence_id=SILENCE,
     )
 
 
@@ -102,7 +106,10 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     webhook, delivery = world.webhook()
     world.execute(EXPORTED, id=EXPORT, user=world.user)
     world.execute(BACKED_UP, id=BACKUP)
+    world.execute(SILENCED, id=SILENCE, account=account)
     where, sent = filled(path, account, run_id, webhook, delivery), body(method, path, world.user)
+    if path == "/alerts/silences" and method == "POST":
+        sent = {"subject": str(account), "until": "2100-01-01T00:00:00Z"}
     where += "?format=jsonl" if path == "/orders/export" else ""
 
     def status(client: httpx.Client) -> tuple[int, str]:
@@ -119,11 +126,12 @@ def test_every_route_wants_a_key_with_its_scope_and_hides_other_users(
     if path.startswith("/backups"):
         return  # everybody's: which keys may see them is told in test_rest_backups.py
     stranger = world.client(world.key(scope, user=uuid4()))
-    if path in {"/schema-drift", "/audit-log"}:  # of the whole installation; of the key's own user
+    of_the_key = {"/schema-drift", "/audit-log", "/alerts/silences"}
+    if path in of_the_key and method == "GET":  # of the whole installation; of the key's own user
         assert stranger.get(where).json()["items"] == []
     elif path in {"/orders/export", "/exports"}:  # what a key of another user finds there: tests/exports
         assert status(stranger)[0] == 202 if method == "POST" else stranger.get(where).is_success
-    elif path in {"/accounts", "/orders", "/changes", "/webhooks"} and method == "GET":
+    elif path in {"/accounts", "/orders", "/changes", "/webhooks", "/alerts"} and method == "GET":
         assert stranger.get(where).json()["items"] == []
         if path not in {"/accounts", "/webhooks"}:
             assert stranger.get(where, params={"account_id": str(account)}).status_code == 404

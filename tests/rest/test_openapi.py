@@ -40,6 +40,7 @@ BEYOND_SCHEMAS = {
     "replay_range": "an empty range",
     "make_webhook": "addresses that are not of the public internet",
     "change_webhook": "the same",
+    "make_silence": "an end in the past, a rule that there is not, nothing to be silent about",
     "connect_account": "a name without a printable character",
     "change_account": "the same",
 }

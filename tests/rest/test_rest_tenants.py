@@ -59,6 +59,12 @@ ROWS = {
     "restores": "INSERT INTO restores (account_id, source) VALUES (:account, :mark)",
     "restored_states": "INSERT INTO restored_states (account_id, order_id) VALUES (:account, :mark)",
     "backups": "INSERT INTO backups (backup_id, kind, asked_by) VALUES (CAST(:backup AS uuid), 'dump', :mark)",
+    "alerts": "INSERT INTO alerts (alert_id, rule, subject, account_id, severity, detail, fired_at, seen_at, opened_at)"
+    " VALUES (:id, :mark, :mark, :account, 'error', :mark, now(), now(), now())",
+    "alert_silences": "INSERT INTO alert_silences (silence_id, rule, subject, until)"
+    " VALUES (:id, :mark, CAST(CAST(:account AS uuid) AS text), now())",
+    "alert_channels": "INSERT INTO alert_channels (channel, tried_at) VALUES (:mark, now())",
+    "watches": "INSERT INTO watches (kind, last_error) VALUES ('quick', :mark)",
     "request_budget": "INSERT INTO request_budget (key, full_at) VALUES (:mark, now())",
     "counters": "INSERT INTO counters (name, labels, value) VALUES (:mark, '', 1)",
     "worker_slots": "INSERT INTO worker_slots (worker, slots) VALUES (:mark, 1)",

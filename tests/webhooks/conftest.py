@@ -4,7 +4,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,17 +127,19 @@ class _Handler(BaseHTTPRequestHandler):
 def make_receiver() -> Iterator[Callable[[], Receiver]]:
     """Starts one more receiver each time it is called."""
     with ExitStack() as stack:
+        yield lambda: stack.enter_context(receiving())
 
-        def started() -> Receiver:
-            receiver = Receiver()
-            server = _Server(("127.0.0.1", 0), _Handler)
-            server.receiver, receiver.port = receiver, server.server_address[1]
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            return receiver
 
-        yield started
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver that listens."""
+    receiver = Receiver()
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.receiver, receiver.port = receiver, server.server_address[1]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield receiver
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orders_backup.cli import accounts, backups, care, exports, keys, orders, service, shared
+from orders_backup.cli import accounts, alerts, backups, care, exports, keys, orders, service, shared
 from orders_backup.errors import OrdersBackupError, SettingsError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(exports.orders, name="orders")
 app.add_typer(care.aside, name="set-aside")
 app.add_typer(backups.backups, name="backup")
+app.add_typer(alerts.alerts, name="alerts")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ AccountId = Annotated[uuid.UUID, typer.Argument(help="The account's id, as `acco
 def opened(data_dir: Path | None) -> "Iterator[Runtime]":
     from orders_backup import local, runtime
 
-    _log_to_stderr()
+    log_to_stderr()
     built = runtime.build(local.current_settings(data_dir), pool_size=2)
     try:
         yield built
@@ -64,7 +64,7 @@ def person() -> str:
         return "cli:unknown"
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Warnings only: stdout belongs to what was asked for."""
     from orders_backup import log
 
@@ -77,7 +77,7 @@ def log_crash(error: Exception) -> None:
 
     from orders_backup import log
 
-    _log_to_stderr()
+    log_to_stderr()
     structlog.get_logger().critical("process_crashed", **log.told(error))
 
 

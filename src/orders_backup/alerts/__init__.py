@@ -1,0 +1,1 @@
+"""Whoever keeps the service running is told when something is wrong, and when it is well again."""
