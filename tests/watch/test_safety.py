@@ -8,7 +8,10 @@ from tests.shop import Shop
 from tests.watch.test_doctor import look, well
 from tests.watch.test_metrics import scraped
 
+from orders_backup import db as database
 from orders_backup import doctor
+from orders_backup.alerts import facts, fires
+from orders_backup.alerts.picture import Picture
 from orders_backup.runtime import Runtime
 
 __all__ = ["well"]
@@ -152,3 +155,23 @@ def test_an_account_that_comes_back_is_not_behind(safe: Shop) -> None:
     safe.change(LATE)
     safe.change("UPDATE accounts SET reason = 'restoring'")
     assert told(with_bucket(safe.runtime))["archive_age_seconds"] == 0
+
+
+def test_alerts_fire_by_the_same_rows(safe: Shop) -> None:
+    def firing(**changed: Any) -> set[str]:
+        runtime = with_bucket(safe.runtime, **changed)
+        with database.transaction(runtime.db) as tx:
+            now = database.clock(tx)
+            picture = Picture(now=now, began_at=now, events_interval=now - now, backups=facts.backups(runtime, tx))
+        rules = (fires.backup_missing, fires.backup_failed, fires.drill_missing, fires.drill_failed)
+        return {one.rule for rule in rules for one in rule(picture) or []}
+
+    assert firing() == set()
+    safe.change("UPDATE backups SET started_at = started_at - interval '27 h' WHERE kind = 'dump'")
+    assert firing() == {"backup_missing"}
+    assert firing(backup_interval=timedelta(days=2)) == set()
+    assert firing(backup_interval=timedelta(0)) == set()
+    safe.change(FAILED_DRILL)
+    assert firing() == {"backup_missing", "drill_failed"}
+    safe.change("UPDATE backups SET finished_at = finished_at - interval '9 days' WHERE kind <> 'dump'")
+    assert firing() == {"backup_missing", "drill_missing", "drill_failed"}
