@@ -23,6 +23,7 @@ from tests.shop import Shop
 from orders_backup import budget, counters, due, gauges, metrics, worker
 from orders_backup import db as database
 from orders_backup.accounts.calls import Calls, Route
+from orders_backup.alerts import watch
 from orders_backup.allegro import answers
 from orders_backup.budget import Bucket, Priority
 from orders_backup.errors import BudgetExhaustedError, LeaseLostError
@@ -318,7 +319,8 @@ def test_what_is_alerted_on_is_told_before_it_first_happens(level: Shop) -> None
     """An increase is seen only from a sample before."""
     level.look()
     found = scraped(level.runtime)
-    tasks = {f"sync_{kind}" for kind in worker.SYNCS} | set(worker.TABLES) - {"sync"}
+    tasks = {f"sync_{kind}" for kind in worker.SYNCS} | {f"watch_{kind}" for kind in watch.ROUNDS}
+    tasks |= set(worker.TABLES) - {"sync", "watch"}
     for task in tasks:
         for outcome in ("done", "postponed", "failed", "crashed"):
             assert ("tasks_total", (("outcome", outcome), ("task", task))) in found
