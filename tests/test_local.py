@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -450,3 +451,11 @@ def _open_to_all(tmp_path: Path) -> Path:
         if folder.stat().st_mode & 0o001 == 0:
             folder.chmod(folder.stat().st_mode | 0o011)
     return tmp_path / "data"
+
+
+def test_processes_that_draw_alike_do_not_want_the_same_port() -> None:
+    found = set()
+    for _ in range(5):
+        random.seed(7)
+        found.add(processes.free_port())
+    assert len(found) > 1

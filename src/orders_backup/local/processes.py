@@ -248,8 +248,9 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens now."""
-    for port in random.sample(PORTS, 200):
+    """A port of 127.0.0.1 on which nobody listens now. By chance of the machine's own: who seeds `random` alike in
+    several processes would have all of them want the same one."""
+    for port in random.SystemRandom().sample(PORTS, 200):
         with contextlib.suppress(OSError):
             probe_port("127.0.0.1", port)
             return port
