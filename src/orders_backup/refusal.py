@@ -142,7 +142,7 @@ def _has_our_queue(app: Bell) -> bool:
     try:
         app.reach()
     except bell.AWAY as error:
-        if str(error) != PreconditionFailed.__name__:
+        if not isinstance(error.__cause__, PreconditionFailed):
             return False
         raise SettingsError(
             f"RabbitMQ has a queue {bell.QUEUE} with other settings, which may lose messages. Delete it there"

@@ -21,9 +21,9 @@ SETTLED = timedelta(seconds=30)
 OVERLAP = timedelta(minutes=10)
 """How far before the cursor each reading of the journal begins: events may become visible late."""
 GAP = horizon.JOURNAL - timedelta(days=5)
+"""A cursor this old may have lost events: Allegro keeps its journal for 60 days (Allegro's documentation)."""
 GAP_LISTED_AGAIN = timedelta(days=1)
 """How often everything is listed while the journal has a gap that cannot be closed, because it cannot be read."""
-"""A cursor this old may have lost events: Allegro keeps its journal for 60 days (Allegro's documentation)."""
 CERTIFICATE_EVERY = timedelta(days=30)
 """After this long the whole year is listed again, order by order."""
 CERTIFICATE_AGAIN = timedelta(days=1)
@@ -187,6 +187,12 @@ def full(now: datetime) -> list[Window]:
     """The regular full sync: recent purchases order by order, the rest of the year by count."""
     until, recent = now - SETTLED, now - RECENT
     return [Window(recent, until, "ids"), Window(now - REACH, recent, "count")]
+
+
+def is_within_reach(until: datetime, *, began_at: datetime) -> bool:
+    """Whether Allegro still listed all orders of a window that ends then, when the run began; beyond, they fall off
+    its list while it is read."""
+    return until > began_at - REACH + SETTLED
 
 
 def in_milliseconds(moment: datetime) -> datetime:

@@ -111,7 +111,7 @@ def certificate(tx: Connection, account_id: UUID) -> Certificate:
 def _evidence(tx: Connection, account: "Row[Any]", run: "Row[Any] | None", rows: "Sequence[Row[Any]]") -> Evidence:
     aside, acknowledged, owed = _debts(tx, account.id)
     began_at = state.began(tx, account.id, "backfill")
-    within = [one for one in rows if run is not None and _is_within_reach(run, one)]
+    within = [one for one in rows if run is not None and plan.is_within_reach(one.window_to, began_at=run.started_at)]
     unreadable, unanswered = set_aside.unreadable(tx, account.id)
     return Evidence(
         now=database.clock(tx),
@@ -142,11 +142,6 @@ def _newest_run(tx: Connection, account_id: UUID) -> "Row[Any] | None":
         table.range_to.is_(None),
     )
     return tx.execute(query.order_by(table.finished_at.desc()).limit(1)).one_or_none()
-
-
-def _is_within_reach(run: "Row[Any]", window: "Row[Any]") -> bool:
-    within: bool = window.window_to > run.started_at - plan.REACH + plan.SETTLED
-    return within
 
 
 def _proven(row: "Row[Any]", *, is_within_reach: bool) -> Proven:

@@ -249,5 +249,4 @@ def _once(recorded: Recorded, repeated: Sequence[Reading | Unreadable]) -> tuple
 
 
 def _is_within_reach(question: Listing) -> bool:
-    within: bool = question.window.window_to > question.run.started_at - plan.REACH + plan.SETTLED
-    return within
+    return plan.is_within_reach(question.window.window_to, began_at=question.run.started_at)
